@@ -1,0 +1,141 @@
+"""Checks at the public boundary, all with one wording: "`name` must <constraint>, got <value>."."""
+
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from autolr._typing import FloatArray, Rng
+
+
+def describe(value: object, *, max_length: int = 80) -> str:
+    """Return ``value`` as an error message shows it: its ``repr``, shortened."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= max_length else f"{text[: max_length - 3]}..."
+
+
+def invalid(name: str, constraint: str, value: object) -> str:
+    """Return the one wording of all argument errors."""
+    return f"`{name}` must {constraint}, got {describe(value)}."
+
+
+def check_integer(name: str, value: Any, *, minimum: int) -> int:
+    """Return ``value`` as an ``int`` of at least ``minimum``.
+
+    Raises:
+        TypeError: If it is not an integer (a bool is none).
+        ValueError: If it is too small.
+    """
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
+        raise TypeError(invalid(name, "be an integer", value))
+    if value < minimum:
+        raise ValueError(invalid(name, f"be at least {minimum}", value))
+    return int(value)
+
+
+def check_real(
+    name: str, value: Any, *, above: float = -math.inf, below: float = math.inf, closed: bool = False
+) -> float:
+    """Return ``value`` as a finite ``float`` between ``above`` and ``below`` (``closed``: ``above`` included).
+
+    Raises:
+        TypeError: If it is not a real number.
+        ValueError: If it is not finite, or outside of the limits.
+    """
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(invalid(name, "be a real number", value))
+    number = float(value)
+    large_enough = number >= above if closed else number > above
+    if not (math.isfinite(number) and large_enough and number < below):
+        lower = "" if above == -math.inf else f" {'at least' if closed else 'above'} {above:g}"
+        upper = "" if below == math.inf else f" below {below:g}"
+        joined = " and".join(part for part in (lower, upper) if part)
+        raise ValueError(invalid(name, f"be finite{' and' if joined else ''}{joined}", value))
+    return number
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """Return ``value`` if it is a bool.
+
+    Raises:
+        TypeError: If it is not.
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(invalid(name, "be True or False", value))
+    return bool(value)
+
+
+def check_option(name: str, value: Any, options: Any) -> Any:
+    """Return ``value`` if it is one of ``options``, a sequence of strings or a ``Literal``.
+
+    Raises:
+        ValueError: If it is not; the message lists the options.
+    """
+    allowed: Sequence[str] = get_args(options) or options
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(invalid(name, f"be one of {', '.join(map(repr, allowed))}", value))
+    return value
+
+
+def check_confidence_level(value: Any) -> float:
+    """Return ``value`` as a ``float`` in (0, 1)."""
+    return check_real("confidence_level", value, above=0.0, below=1.0)
+
+
+def check_rng(rng: Any) -> Rng:
+    """Return ``rng`` if it is a non-negative integer, a ``numpy.random.Generator`` or ``None``.
+
+    Raises:
+        TypeError: If it is something else.
+        ValueError: If it is a negative integer.
+    """
+    if rng is None or isinstance(rng, np.random.Generator):
+        return rng
+    if isinstance(rng, (bool, np.bool_)) or not isinstance(rng, numbers.Integral):
+        raise TypeError(invalid("rng", "be an integer, a numpy.random.Generator or None", rng))
+    return check_integer("rng", rng, minimum=0)
+
+
+def check_learning_rates(value: ArrayLike, *, name: str = "learning_rates") -> FloatArray:
+    """Return the rates as a float64 array of shape (K,), strictly increasing and positive.
+
+    Raises:
+        TypeError: If they are not numbers.
+        ValueError: If they are not 1-D, empty, not finite, not positive or not strictly increasing.
+    """
+    try:
+        rates = np.array(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(invalid(name, "be an array of real numbers", value)) from error
+    if rates.ndim != 1 or rates.size == 0:
+        raise ValueError(invalid(name, "be one-dimensional and not empty", value))
+    if not np.isfinite(rates).all() or (rates <= 0.0).any():
+        raise ValueError(invalid(name, "be finite and positive", value))
+    if (np.diff(rates) <= 0.0).any():
+        raise ValueError(invalid(name, "be strictly increasing", value))
+    return rates
+
+
+def check_delta(value: ArrayLike, *, minimum: int = 2) -> FloatArray:
+    """Return loss differentials as a float64 array of shape (M, K): finite or ``inf``, with M at least ``minimum``.
+
+    Raises:
+        TypeError: If they are not numbers.
+        ValueError: If the shape is another, a value is NaN (not probed) or -inf, or there are too few rows.
+    """
+    try:
+        delta = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(invalid("delta", "be an array of real numbers", value)) from error
+    if delta.ndim != 2 or delta.shape[1] == 0:
+        raise ValueError(invalid("delta", "have the shape (M, K)", delta.shape))
+    if delta.shape[0] < minimum:
+        raise ValueError(invalid("delta", f"have at least {minimum} rows", delta.shape[0]))
+    if np.isnan(delta).any():
+        raise ValueError(invalid("delta", "be free of NaN", f"{int(np.isnan(delta).sum())} NaN"))
+    if np.isneginf(delta).any():
+        raise ValueError(invalid("delta", "be free of -inf", f"{int(np.isneginf(delta).sum())} -inf"))
+    return delta
