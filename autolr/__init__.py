@@ -1,7 +1,11 @@
-"""Choose the learning rate of a PyTorch model, with error bars."""
+"""Choose the learning rate of a PyTorch model, with error bars.
+
+data -> subsample -> probe -> loss differentials -> statistics -> decision -> picture
+"""
 
 from autolr import statistics
 from autolr._version import __version__
+from autolr.differentials import LossDifferentials
 from autolr.errors import (
     DivergedError,
     DivergenceWarning,
@@ -11,16 +15,29 @@ from autolr.errors import (
     ResolutionWarning,
 )
 from autolr.grids import linear_grid, log_grid
+from autolr.result import TuningResult
+from autolr.schedules.rebase import rebase_scheduler
+from autolr.suggestion import Suggestion
+from autolr.tuner import AutoLRTuner
 
-__all__ = [
-    "DivergedError",
-    "DivergenceWarning",
-    "GridEdgeWarning",
-    "NoCandidateError",
+__all__ = [  # noqa: RUF022 (grouped)
+    # tune, and look at the result
+    "AutoLRTuner",
+    "TuningResult",
+    "LossDifferentials",
+    "Suggestion",
+    # grids and schedules
+    "log_grid",
+    "linear_grid",
+    "rebase_scheduler",
+    # intervals, bands and sets for any matrix of loss differentials
+    "statistics",
+    # errors and warnings
     "NotTunedError",
+    "NoCandidateError",
+    "DivergedError",
+    "GridEdgeWarning",
+    "DivergenceWarning",
     "ResolutionWarning",
     "__version__",
-    "linear_grid",
-    "log_grid",
-    "statistics",
 ]

@@ -14,8 +14,8 @@ IntArray: TypeAlias = NDArray[np.int64]
 BoolArray: TypeAlias = NDArray[np.bool_]
 
 Batch: TypeAlias = Any
-LossFunction: TypeAlias = "Callable[[Any, Any], torch.Tensor]"
-ComputeLoss: TypeAlias = "Callable[[torch.nn.Module, Batch], torch.Tensor]"
+LossFunction: TypeAlias = Callable[[Any, Any], "torch.Tensor"]
+ComputeLoss: TypeAlias = Callable[["torch.nn.Module", Batch], "torch.Tensor"]
 Rng: TypeAlias = int | np.random.Generator | None
 Settings: TypeAlias = Mapping[str, Any]
 

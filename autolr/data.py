@@ -1,0 +1,239 @@
+"""Anything that a user has as data -> batches on the device of the model."""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+import torch
+from pandas.api import types as pandas_types
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+
+from autolr._typing import Batch, IntArray
+from autolr._validation import describe, invalid
+
+_ARRAYS = (torch.Tensor, np.ndarray, pd.DataFrame, pd.Series)
+_FORMS = "a tensor, a NumPy array or a pandas frame"
+
+
+def map_tensors(function: Callable[[torch.Tensor], torch.Tensor], batch: Batch) -> Batch:
+    """Apply ``function`` to every tensor of a batch: in tuples, lists, mappings and dataclasses, at any depth.
+
+    Args:
+        function: From a tensor to a tensor.
+        batch: The batch; it is not changed.
+
+    Returns:
+        A batch of the same types; whatever is no tensor and holds none is the same object.
+
+    Example:
+        >>> map_tensors(lambda tensor: tensor + 1, {"x": torch.tensor([1, 2]), "name": "a"})
+        {'x': tensor([2, 3]), 'name': 'a'}
+    """
+    if isinstance(batch, torch.Tensor):
+        return function(batch)
+    if isinstance(batch, Mapping):
+        items = {key: map_tensors(function, value) for key, value in batch.items()}
+        if type(batch) is dict or not isinstance(batch, MutableMapping):
+            return items
+        mapped = copy.copy(batch)
+        mapped.update(items)
+        return mapped
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):  # a named tuple
+        return type(batch)(*(map_tensors(function, part) for part in batch))
+    if isinstance(batch, (tuple, list)):
+        return type(batch)([map_tensors(function, part) for part in batch])
+    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
+        clone = copy.copy(batch)
+        for field in dataclasses.fields(batch):
+            # frozen ones too: the copy is ours until it is handed out
+            object.__setattr__(clone, field.name, map_tensors(function, getattr(batch, field.name)))
+        return clone
+    return batch
+
+
+class ArrayRows:
+    """Observations in arrays with a common first dimension; a batch is ``(x, y)``, or ``x`` where there is no Y.
+
+    Args:
+        X: The inputs, shape (N, ...): a tensor, a NumPy array or a pandas frame.
+        Y: The targets, shape (N, ...), or ``None``.
+        device: Where batches go.
+        dtype: What NumPy and pandas floats become; their integers become int64. Tensors keep their dtype.
+        names: The names of X and Y in error messages.
+    """
+
+    def __init__(
+        self, X: Any, Y: Any, *, device: torch.device, dtype: torch.dtype, names: tuple[str, str] = ("X", "Y")
+    ) -> None:
+        self._device, self._dtype = device, dtype
+        self._x = _array(names[0], X)
+        self._y = None if Y is None else _array(names[1], Y)
+        if self._y is not None and len(self._y) != len(self._x):
+            raise ValueError(invalid(names[1], f"have as many rows as `{names[0]}` ({len(self._x)})", len(self._y)))
+
+    def __len__(self) -> int:
+        """Return the number of observations N."""
+        return len(self._x)
+
+    def batch(self, indices: IntArray) -> Batch:
+        """Return the observations at ``indices`` on the device."""
+        x = self._take(self._x, indices)
+        return x if self._y is None else (x, self._take(self._y, indices))
+
+    def _take(self, values: torch.Tensor | np.ndarray[Any, Any], indices: IntArray) -> torch.Tensor:
+        if isinstance(values, torch.Tensor):
+            where = torch.from_numpy(indices).to(values.device)
+            return values.index_select(0, where).to(self._device)
+        rows = values[indices]
+        if rows.dtype.kind == "f":
+            return torch.from_numpy(rows.astype(rows.dtype.newbyteorder("="))).to(self._device, self._dtype)
+        return torch.from_numpy(rows if rows.dtype.kind == "c" else rows.astype(np.int64)).to(self._device)
+
+
+class DatasetRows:
+    """The observations of a map-style ``Dataset``, put together by torch's default collation.
+
+    Args:
+        dataset: The dataset, with a length.
+        device: Where batches go.
+    """
+
+    def __init__(self, dataset: Dataset[Any], *, device: torch.device) -> None:
+        self._dataset, self._device = dataset, device
+
+    def __len__(self) -> int:
+        """Return the number of observations N."""
+        return len(self._dataset)  # type: ignore[arg-type]
+
+    def batch(self, indices: IntArray) -> Batch:
+        """Return the observations at ``indices`` on the device."""
+        where = indices.tolist()
+        if hasattr(self._dataset, "__getitems__"):
+            observations = self._dataset.__getitems__(where)
+        else:
+            observations = [self._dataset[index] for index in where]
+        return to_device(default_collate(observations), self._device)
+
+
+class BatchStream:
+    """Batches as a loader or an iterable yields them, read once from its start.
+
+    A ``DataLoader`` is read through a copy of its own, so that an epoch that is running in the user's training goes on
+    undisturbed, also with persistent workers.
+
+    Args:
+        batches: A ``DataLoader`` or any iterable of batches; its length may be unknown.
+        device: Where batches go.
+    """
+
+    def __init__(self, batches: Iterable[Batch], *, device: torch.device) -> None:
+        self._batches, self._device = batches, device
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Return an iterator over the batches on the device."""
+        batches = self._batches
+        if isinstance(batches, DataLoader):
+            loader = copy.copy(batches)
+            loader._iterator = None
+            batches = loader
+        return (to_device(batch, self._device) for batch in batches)
+
+
+Rows: TypeAlias = ArrayRows | DatasetRows
+Data: TypeAlias = Rows | BatchStream
+
+
+def read_data(
+    X: Any,
+    Y: Any = None,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    batch_size: int | None = None,
+    names: tuple[str, str] = ("X", "Y"),
+) -> Data:
+    """Return a reader of whatever data the user has.
+
+    Args:
+        X: Tensors, NumPy arrays or pandas frames; or, without Y, a ``Dataset``, a ``DataLoader`` or an iterable of
+            batches. An ``IterableDataset`` is put into batches of ``batch_size``.
+        Y: The targets, or ``None``.
+        device: Where batches go.
+        dtype: What NumPy and pandas floats become.
+        batch_size: The batch size given by the user; loaders and iterables refuse it, theirs counts.
+        names: The names of X and Y in error messages.
+
+    Raises:
+        TypeError: If the data has none of these forms.
+        ValueError: If X and Y differ in length, the data is empty, or ``batch_size`` is given where it has no use.
+    """
+    name, name_of_targets = names
+    if isinstance(X, _ARRAYS):
+        return ArrayRows(X, Y, device=device, dtype=dtype, names=names)
+    if Y is not None:
+        if isinstance(X, (Dataset, DataLoader)):
+            raise TypeError(invalid(name_of_targets, f"be None where `{name}` is a {type(X).__name__}", Y))
+        raise TypeError(invalid(name, f"be {_FORMS} where `{name_of_targets}` is given", X))
+    if isinstance(X, IterableDataset):
+        X = DataLoader(X, batch_size=32 if batch_size is None else batch_size)
+    elif isinstance(X, Dataset):
+        if not hasattr(X, "__len__"):
+            raise TypeError(invalid(name, "have a length (or be an IterableDataset)", X))
+        return DatasetRows(X, device=device)
+    elif batch_size is not None:
+        raise ValueError(invalid("batch_size", f"be left out where `{name}` brings its own batches", batch_size))
+    if isinstance(X, (str, bytes, Mapping)) or not isinstance(X, Iterable):
+        raise TypeError(invalid(name, f"be {_FORMS}, a Dataset, a DataLoader or an iterable of batches", X))
+    if isinstance(X, tuple) and all(isinstance(part, _ARRAYS) for part in X):
+        kinds = ", ".join(type(part).__name__ for part in X)
+        raise TypeError(f"`{name}` must not be a tuple of arrays, got ({kinds}): pass them as two arguments, X and Y.")
+    return BatchStream(X, device=device)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Return the batch with its tensors on ``device``, detached from any graph of the user's."""
+    return map_tensors(lambda tensor: tensor.detach().to(device), batch)
+
+
+def random_generators(data: Any) -> list[torch.Generator | np.random.Generator]:
+    """Return the random generators that a loader, its samplers and its dataset hold, so that they can be put back."""
+    found: list[torch.Generator | np.random.Generator] = []
+    for part in (
+        data,
+        getattr(data, "dataset", None),
+        getattr(data, "sampler", None),
+        getattr(data, "batch_sampler", None),
+        getattr(getattr(data, "batch_sampler", None), "sampler", None),
+    ):
+        values = getattr(part, "__dict__", {}).values()
+        found += [value for value in values if isinstance(value, (torch.Generator, np.random.Generator))]
+    return found
+
+
+def _array(name: str, values: Any) -> torch.Tensor | np.ndarray[Any, Any]:
+    """Return the values as a tensor, or as a NumPy array of numbers, with at least one row."""
+    if isinstance(values, (pd.DataFrame, pd.Series)):
+        values = _frame_values(name, values)
+    if not isinstance(values, (torch.Tensor, np.ndarray)):
+        raise TypeError(invalid(name, f"be {_FORMS}", values))
+    if isinstance(values, np.ndarray) and values.dtype.kind not in "fiubc":
+        raise TypeError(invalid(name, "hold numbers", f"dtype {values.dtype}"))
+    if values.ndim == 0 or len(values) == 0:
+        raise ValueError(invalid(name, "have at least one row", f"shape {tuple(values.shape)}"))
+    return values.detach() if isinstance(values, torch.Tensor) else values
+
+
+def _frame_values(name: str, frame: "pd.DataFrame | pd.Series[Any]") -> np.ndarray[Any, Any]:
+    columns = frame.to_frame() if isinstance(frame, pd.Series) else frame
+    for column, dtype in columns.dtypes.items():
+        if not pandas_types.is_numeric_dtype(dtype):  # bool counts as numeric
+            raise TypeError(invalid(name, f"have numeric columns only, not {describe(column)}", f"dtype {dtype}"))
+    integral = all(
+        pandas_types.is_integer_dtype(dtype) or pandas_types.is_bool_dtype(dtype) for dtype in columns.dtypes
+    )
+    if integral and not columns.isna().any(axis=None):
+        return frame.to_numpy(dtype=np.int64)
+    return frame.to_numpy(dtype=np.float64, na_value=np.nan)

@@ -1,0 +1,37 @@
+"""The demonstration: the learning rate of a small network on scikit-learn's handwritten digits."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from autolr.result import TuningResult
+from autolr.tuner import AutoLRTuner
+
+OPTIMIZERS = ("AdamW", "Adam", "SGD", "RMSprop", "NAdam", "Adagrad", "Adamax", "Adadelta", "RAdam")
+
+
+def tune_digits(*, optimizer: str = "AdamW", seed: int = 0, **options: Any) -> TuningResult:
+    """Tune a perceptron with one hidden layer on the 1,797 digits of 8 x 8 pixels that scikit-learn bundles.
+
+    Args:
+        optimizer: The name of a class of ``torch.optim``.
+        seed: Of the subsamples and of the network's initial weights.
+        **options: Of :meth:`AutoLRTuner.tune`.
+
+    Returns:
+        The result.
+
+    Raises:
+        ImportError: If scikit-learn is not installed.
+    """
+    from sklearn.datasets import load_digits
+
+    X, Y = load_digits(return_X_y=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(torch.Generator().manual_seed(seed).get_state())
+        model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
+    tuner = AutoLRTuner(
+        model, nn.CrossEntropyLoss(), getattr(torch.optim, optimizer)(model.parameters(), lr=1e-3), rng=seed
+    )
+    return tuner.tune(X / 16.0, Y, **options)

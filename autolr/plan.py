@@ -1,0 +1,185 @@
+"""A call of ``tune``, checked: which rates, which subsamples in which rows, from which randomness."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from numpy.typing import ArrayLike
+
+from autolr._typing import Batch, EngineName, FloatArray, Rng, Sampling
+from autolr._validation import check_flag, check_integer, check_learning_rates, check_option, check_real, invalid
+from autolr.data import BatchStream, Data, random_generators, read_data
+from autolr.probing.random_state import ForkedRandomness
+from autolr.subsampling import (
+    EVALUATION,
+    ROW_STATE,
+    WARMUP_STATE,
+    DrawnSubsamples,
+    StreamedSubsamples,
+    Subsamples,
+    entropy_of,
+    seed_of,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a call of ``tune`` asks for; enough to make its rows, and more of them later.
+
+    Attributes:
+        learning_rates: The grid, shape ``(K,)``.
+        num_subsamples: The number of rows asked for.
+        subsamples: Where the rows' batches come from.
+        evaluation: Where their losses are measured: ``"subsample"``, ``"independent"``, or other subsamples.
+        warmup_steps: The steps that feed the optimizer's moments.
+        engine: The engine asked for.
+        entropy: What all randomness is made of.
+        time_budget: Seconds, or ``None``.
+        progress: Whether a bar is shown; ``None``: on a terminal.
+        generators: The user's own random generators in the data, to be put back.
+        settings: The choices as JSON values.
+    """
+
+    learning_rates: FloatArray
+    num_subsamples: int
+    subsamples: Subsamples
+    evaluation: Subsamples | str
+    warmup_steps: int
+    engine: EngineName
+    entropy: int
+    time_budget: float | None
+    progress: bool | None
+    generators: tuple[object, ...]
+    settings: dict[str, Any]
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether further rows can be drawn later: not from a stream, which is read once."""
+        return not isinstance(self.subsamples, StreamedSubsamples)
+
+    @property
+    def num_evaluation_passes(self) -> int:
+        """How often the user's own evaluation batches have been read from their start."""
+        return self.evaluation.num_passes if isinstance(self.evaluation, StreamedSubsamples) else 1
+
+    def draw(self, randomness: ForkedRandomness, row: int) -> tuple[Batch, Batch] | None:
+        """Return the gradient's and the evaluation's batch of a row, or ``None`` where the data has ended.
+
+        The random state is moved to the row's own first, which the data (augmentation) may draw from.
+        """
+        randomness.fork(seed_of(self.entropy, ROW_STATE, row))
+        batches = self.subsamples.draw(row)
+        if batches is None:
+            return None
+        if isinstance(self.evaluation, str):
+            return batches[0], batches[-1]
+        evaluation = self.evaluation.draw(row)
+        return None if evaluation is None else (batches[0], evaluation[0])
+
+    def warmup_batches(self, randomness: ForkedRandomness) -> Iterator[Batch]:
+        """Yield the batches of the warm-up, each drawn in a random state of its own."""
+        for index in range(self.warmup_steps):
+            randomness.fork(seed_of(self.entropy, WARMUP_STATE, index))
+            batch = self.subsamples.draw_warmup(index)
+            if batch is None:
+                return
+            yield batch
+
+
+def make_plan(
+    X: Any,
+    Y: Any,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    rng: Rng,
+    learning_rates: ArrayLike,
+    num_subsamples: int,
+    batch_size: int | None,
+    sampling: Sampling,
+    evaluation: Any,
+    horizon: int,
+    warmup_steps: int,
+    engine: EngineName,
+    interpolate: bool,
+    adaptive: bool,
+    time_budget: float | None,
+    progress: bool | None,
+) -> Plan:
+    """Check the arguments of ``tune`` (see there) and return the plan."""
+    rates = check_learning_rates(learning_rates)
+    num_subsamples = check_integer("num_subsamples", num_subsamples, minimum=2)
+    if batch_size is not None:
+        batch_size = check_integer("batch_size", batch_size, minimum=1)
+    check_option("sampling", sampling, Sampling)
+    if isinstance(evaluation, str):
+        check_option("evaluation", evaluation, ("independent", "subsample"))
+    if check_integer("horizon", horizon, minimum=1) != 1:
+        raise ValueError(invalid("horizon", "be 1 in this version", horizon))
+    warmup_steps = check_integer("warmup_steps", warmup_steps, minimum=0)
+    check_option("engine", engine, EngineName)
+    for name, flag in (("interpolate", interpolate), ("adaptive", adaptive)):
+        if check_flag(name, flag):
+            raise ValueError(invalid(name, "be False in this version", flag))
+    if time_budget is not None:
+        time_budget = check_real("time_budget", time_budget, above=0.0)
+    if progress is not None:
+        check_flag("progress", progress)
+
+    read = partial(read_data, device=device, dtype=dtype)
+    data = read(X, Y, batch_size=batch_size)
+    own = None if isinstance(evaluation, str) else _read_evaluation(read, evaluation)
+    entropy = entropy_of(rng)
+    if isinstance(data, BatchStream):
+        size, num_observations, sampled = None, None, "batches"
+        subsamples: Subsamples = StreamedSubsamples(data, num_parts=2 if evaluation == "independent" else 1)
+    else:
+        drawn = DrawnSubsamples(
+            data,
+            batch_size=batch_size,
+            sampling=sampling,
+            num_parts=2 if own is None and evaluation == "independent" else 1,
+            entropy=entropy,
+        )
+        size, num_observations, sampled, subsamples = drawn.batch_size, len(data), sampling, drawn
+    return Plan(
+        learning_rates=rates,
+        num_subsamples=num_subsamples,
+        subsamples=subsamples,
+        evaluation=evaluation if own is None else _evaluation_subsamples(own, size, sampling, entropy),
+        warmup_steps=warmup_steps,
+        engine=engine,
+        entropy=entropy,
+        time_budget=time_budget,
+        progress=progress,
+        generators=(*random_generators(X), *random_generators(evaluation)),
+        settings={
+            "num_subsamples": num_subsamples,
+            "batch_size": size,
+            "num_observations": num_observations,
+            "sampling": sampled,
+            "evaluation": evaluation if own is None else "own data",
+            "horizon": horizon,
+            "warmup_steps": warmup_steps,
+            "engine_asked": engine,
+            "rng": entropy,
+        },
+    )
+
+
+def _read_evaluation(read: Any, evaluation: Any) -> Data:
+    """Return a reader of the user's own evaluation data: a pair of arrays, or one thing that yields batches."""
+    pair = evaluation if isinstance(evaluation, tuple) and len(evaluation) == 2 else (evaluation, None)
+    data: Data = read(*pair, names=("evaluation", "evaluation[1]"))
+    return data
+
+
+def _evaluation_subsamples(data: Data, batch_size: int | None, sampling: Sampling, entropy: int) -> Subsamples:
+    if isinstance(data, BatchStream):
+        return StreamedSubsamples(data, num_parts=1, cycle=True)
+    size = None if batch_size is None else max(1, min(batch_size, len(data) // 2))
+    return DrawnSubsamples(
+        data, batch_size=size, sampling=sampling, num_parts=1, entropy=entropy, purpose=EVALUATION, name="evaluation"
+    )

@@ -1,0 +1,502 @@
+"""Pictures of the loss differentials: the last stage, which takes numbers and a decision and gives Axes.
+
+Matplotlib is imported on the first picture, not with the package. No function shows a figure, writes a file, or changes
+a global style; text and ticks keep the colours of the style that is active.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from autolr._typing import BoolArray, FloatArray, Method
+from autolr._validation import check_confidence_level, check_learning_rates, check_option, check_real, invalid
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+
+# The palette of Okabe and Ito (2008), Color universal design: told apart with any kind of colour vision.
+_BLUE, _SKY, _GREEN, _VERMILLION, _GREY = "#0072B2", "#56B4E9", "#009E73", "#D55E00", "#999999"
+_SYMLOG_SPAN = 30.0  # on a linear grid: beyond this multiple of the best fall, a linear axis would hide the fall
+_SUBSAMPLES = "subsamples"
+_LARGEST = 1e100  # a picture with margins about this loss does not overflow
+_RUG_HEIGHT, _BRACKET_HEIGHT = 0.955, 0.045  # in shares of the axes
+
+
+class _Curve(NamedTuple):
+    """What is drawn against the rates, each of shape (K,), in units of the loss; NaN: nothing to draw."""
+
+    center: FloatArray
+    low: FloatArray
+    high: FloatArray
+    band: tuple[FloatArray, FloatArray] | None
+
+
+class _LossRange(NamedTuple):
+    low: float
+    high: float
+    scale: float  # the size of the differentials that matter: the fall of the loss at its best
+
+
+def format_rate(rate: float, *, digits: int = 2, plain_from: int = -2) -> str:
+    """Return a rate as people write it: at most ``digits`` significant digits, plainly from 10^``plain_from`` on.
+
+    Example:
+        >>> format_rate(0.0031623), format_rate(1e-05), format_rate(0.25), format_rate(10.0)
+        ('3.2e-3', '1e-5', '0.25', '10')
+    """
+    if rate == 0.0:
+        return "0"
+    mantissa, exponent = f"{rate:.{digits - 1}e}".split("e")
+    if plain_from <= int(exponent) < 4:
+        text = f"{float(f'{mantissa}e{exponent}'):f}".rstrip("0").rstrip(".")
+    else:
+        text = f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}e{int(exponent)}"
+    return text.replace("-", "\N{MINUS SIGN}", 1) if rate < 0.0 else text
+
+
+def plot_differentials(
+    summary: pd.DataFrame,
+    *,
+    delta: FloatArray | None = None,
+    learning_rate: float | None = None,
+    method: str = "mean",
+    low: float | None = None,
+    high: float | None = None,
+    best_set: ArrayLike | None = None,
+    max_stable_lr: float | None = None,
+    confidence_level: float = 0.95,
+    xlim: tuple[float, float] | None = None,
+    trim: float = 0.05,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """Draw the loss differentials against the learning rate, and the decision that was made on them.
+
+    The rates are on a logarithmic axis, unless their grid is linear; the differentials on a symmetric-logarithmic one
+    (linear as far as the loss falls, logarithmic beyond), unless they span less than two decades on a linear grid.
+
+    The curve has a gap where a probe diverged, as it has no mean there; such rates are marked with a cross at the top.
+    The legend stands above the axes, so that it covers no data: a figure of your own should have
+    ``layout="constrained"``, and its title as ``figure.suptitle``.
+
+    Args:
+        summary: A frame indexed by ``learning_rate`` (K rows, increasing), with the columns ``mean, low, high`` or, for
+            ``method="median"``, ``median, median_low, median_high``, in units of the loss; inf and NaN are not drawn.
+            Drawn where they are there: ``band_low, band_high`` (of the mean), ``num_diverged``, ``in_best_set``.
+        delta: Loss differentials of the subsamples, shape ``(M, K)``, in units of the loss, drawn as thin lines.
+        learning_rate: The pick, drawn as a vertical line with its value.
+        method: How it was picked: ``"median"`` draws the median, every other method the mean.
+        low: Lower end of the interval of the best rate itself, drawn at the bottom; with ``high``.
+        high: Its upper end.
+        best_set: The rates that cannot be told from the best, or a mask of shape ``(K,)``; default: ``in_best_set``.
+            Each one shades the axis half-way to its neighbours.
+        max_stable_lr: The divergence edge: beyond it the picture is hatched.
+        confidence_level: Nominal coverage of interval and band in ``summary``, for the legend.
+        xlim: The rates to show, ``(left, right)``; the range of losses is then that of these rates.
+        trim: Share of the interval ends left out of the range of losses at its top, and as many at its bottom, so that
+            diverging rates do not flatten the rest. The intervals at the pick and at the best rate are always inside.
+        ax: Where to draw; default a new figure of :mod:`matplotlib.pyplot`.
+
+    Returns:
+        The axes.
+
+    Raises:
+        TypeError: If an argument has another type.
+        ValueError: If ``summary`` lacks a column, ``delta`` or ``best_set`` do not fit to its rates, ``trim`` is
+            outside of [0, 0.5), ``xlim`` is not increasing, not positive or without a rate, only one of ``low`` and
+            ``high`` is given, or they are not in order.
+    """
+    from matplotlib.axes import Axes
+
+    method = check_option("method", method, Method)
+    rates, curve, num_diverged = _read_summary(summary, median=method == "median")
+    pick = None if learning_rate is None else check_real("learning_rate", learning_rate, above=0.0)
+    edge = None if max_stable_lr is None else check_real("max_stable_lr", max_stable_lr, above=0.0)
+    level = f"{100.0 * check_confidence_level(confidence_level):g}%"
+    trim = check_real("trim", trim, above=0.0, below=0.5, closed=True)
+    interval = _check_interval(low, high)
+    if best_set is None and "in_best_set" in summary:
+        best_set = summary["in_best_set"].to_numpy(dtype=bool)
+    best = np.zeros(rates.size, dtype=bool) if best_set is None else _as_mask(best_set, rates)
+    lines = None if delta is None else _check_lines(delta, rates)
+    logarithmic = _is_logarithmic(rates)
+    boundaries = _boundaries(rates, logarithmic=logarithmic)
+    left, right = _whole_range(rates, boundaries) if xlim is None else _check_xlim(xlim, rates)
+    if ax is None:
+        from matplotlib import pyplot as plt
+
+        _, ax = plt.subplots(layout="constrained")
+    elif not isinstance(ax, Axes):
+        raise TypeError(invalid("ax", "be a matplotlib Axes or None", ax))
+
+    shown = (rates >= left) & (rates <= right)
+    losses = _loss_range(curve, rates, shown, pick, trim)
+    _set_rate_axis(ax, left, right, logarithmic=logarithmic)
+    view = _set_loss_axis(ax, losses, logarithmic=logarithmic)
+    name = "median" if method == "median" else "mean"
+    handles = _draw_curve(ax, rates, curve, view, labels=(f"{name} dL", f"{level} interval", f"{level} band"))
+    if lines is not None:
+        handles.append(_draw_lines(ax, rates, lines))
+    spans = [span for span in _spans(best, boundaries) if span[0] < right and span[1] > left]
+    handles += [_shade_rates(ax, *span) for span in spans][:1]
+    pick_shown = pick is not None and left <= pick <= right
+    if pick is not None and pick_shown:
+        handles.append(_draw_pick(ax, pick))
+    if interval is not None and interval[0] <= right and interval[1] >= left:
+        handles.append(_draw_bracket(ax, interval))
+    if edge is not None and edge < right:
+        handles.append(_hatch_beyond(ax, edge, max(right, float(boundaries[-1]))))
+    diverged = (num_diverged > 0) & shown
+    if diverged.any():
+        handles.append(_mark_diverged(ax, rates[diverged]))
+    ax.set_xlabel("learning rate")
+    ax.set_ylabel("change of loss (dL)")
+    _place_legend(ax, handles, gap=15.0 if pick_shown else 4.0)
+    return ax
+
+
+def _read_summary(summary: pd.DataFrame, *, median: bool) -> tuple[FloatArray, _Curve, FloatArray]:
+    """Return the rates, the curve, and the number of divergences at each rate (0 where it is not told)."""
+    if not isinstance(summary, pd.DataFrame):
+        raise TypeError(invalid("summary", "be a pandas.DataFrame", summary))
+    names = ["median", "median_low", "median_high"] if median else ["mean", "low", "high"]
+    if not set(names) <= set(summary.columns):
+        raise ValueError(invalid("summary", f"have the columns {', '.join(names)}", list(summary.columns)))
+    rates = check_learning_rates(summary.index.to_numpy(), name="summary.index")
+
+    def column(name: str) -> FloatArray:
+        return summary[name].to_numpy(dtype=np.float64, na_value=np.nan).copy()
+
+    center, low, high = (column(name) for name in names)
+    center[~np.isfinite(center)] = np.nan
+    missing = np.isnan(center) | np.isnan(low) | np.isnan(high)
+    low[missing] = high[missing] = np.nan
+    band = None
+    if not median and {"band_low", "band_high"} <= set(summary.columns):
+        ends = column("band_low"), column("band_high")
+        finite = np.isfinite(ends[0]) & np.isfinite(ends[1]) & np.isfinite(center)
+        band = np.where(finite, ends[0], np.nan), np.where(finite, ends[1], np.nan)
+    num_diverged = np.nan_to_num(column("num_diverged")) if "num_diverged" in summary else np.zeros(rates.size)
+    return rates, _Curve(center, low, high, band), num_diverged
+
+
+def _check_interval(low: float | None, high: float | None) -> tuple[float, float] | None:
+    if low is None and high is None:
+        return None
+    if low is None or high is None:
+        raise ValueError(invalid("low", "be given together with `high`", (low, high)))
+    ends = check_real("low", low, above=0.0), check_real("high", high, above=0.0)
+    if ends[0] > ends[1]:
+        raise ValueError(invalid("high", f"be at least `low` ({ends[0]:g})", high))
+    return ends
+
+
+def _check_xlim(xlim: tuple[float, float], rates: FloatArray) -> tuple[float, float]:
+    if not isinstance(xlim, Sequence) or isinstance(xlim, str) or len(xlim) != 2:
+        raise TypeError(invalid("xlim", "be a pair (left, right)", xlim))
+    left, right = (check_real(f"xlim[{i}]", end, above=0.0) for i, end in enumerate(xlim))
+    if left >= right:
+        raise ValueError(invalid("xlim", "be increasing", xlim))
+    if not ((rates >= left) & (rates <= right)).any():
+        raise ValueError(invalid("xlim", f"hold at least one rate of {rates[0]:g} to {rates[-1]:g}", xlim))
+    return left, right
+
+
+def _check_lines(delta: ArrayLike, rates: FloatArray) -> FloatArray:
+    values = np.array(delta, dtype=np.float64)
+    if values.ndim != 2 or values.shape[1] != rates.size:
+        raise ValueError(invalid("delta", f"have the shape (M, {rates.size})", values.shape))
+    values[~np.isfinite(values)] = np.nan
+    return values
+
+
+def _as_mask(best_set: ArrayLike, rates: FloatArray) -> BoolArray:
+    """Return the set, given as rates or as a mask, as a mask of shape (K,)."""
+    values = np.asarray(best_set)
+    if values.dtype == np.bool_:
+        if values.shape != rates.shape:
+            raise ValueError(invalid("best_set", f"have the shape ({rates.size},)", values.shape))
+        return values
+    matches = np.isclose(rates, np.asarray(values, dtype=np.float64).reshape(-1, 1), rtol=1e-9, atol=0.0)
+    if not matches.any(axis=1).all():
+        raise ValueError(invalid("best_set", "hold rates of `summary.index`, or be a mask of them", best_set))
+    return np.asarray(matches.any(axis=0), dtype=bool)
+
+
+def _is_logarithmic(rates: FloatArray) -> bool:
+    """Return whether the rates are spaced logarithmically: their spacing grows along the grid."""
+    if rates.size < 3:
+        return bool(rates[-1] > 3.0 * rates[0]) or rates.size == 1
+    return bool(rates[-1] - rates[-2] > 2.0 * (rates[1] - rates[0]))
+
+
+def _boundaries(rates: FloatArray, *, logarithmic: bool) -> FloatArray:
+    """Return the K + 1 boundaries half-way between neighbours on the axis, and as far outside of the ends."""
+    points = np.log(rates) if logarithmic else rates
+    if points.size == 1:
+        return np.asarray(rates * [0.8, 1.25])
+    inner = (points[:-1] + points[1:]) / 2.0
+    ends = 2.0 * points[[0, -1]] - inner[[0, -1]]
+    joined = np.concatenate([ends[:1], inner, ends[1:]])
+    return np.asarray(np.exp(joined) if logarithmic else np.maximum(joined, 0.0))
+
+
+def _whole_range(rates: FloatArray, boundaries: FloatArray) -> tuple[float, float]:
+    outer = rates[[0, 0]] * [0.4, 2.5] if rates.size == 1 else boundaries[[0, -1]]
+    return float(outer[0]), float(outer[1])
+
+
+def _spans(best: BoolArray, boundaries: FloatArray) -> list[tuple[float, float]]:
+    """Return the runs of neighbours in the set, each as its outer boundaries."""
+    changes = np.flatnonzero(np.diff(np.concatenate([[False], best, [False]]).astype(int)))
+    return [(float(boundaries[first]), float(boundaries[stop])) for first, stop in changes.reshape(-1, 2)]
+
+
+def _loss_range(curve: _Curve, rates: FloatArray, shown: BoolArray, pick: float | None, trim: float) -> _LossRange:
+    """Return the losses to show: the drawn interval ends but for the extreme ones, and all of the pick's."""
+    drawn = shown & np.isfinite(curve.center)
+    if not drawn.any():
+        return _LossRange(-1.0, 1.0, 1.0)
+    columns = [int(np.argmin(np.where(drawn, curve.center, np.inf)))]
+    if pick is not None:
+        nearest = int(np.argmin(np.abs(np.log(rates / pick))))
+        columns += [nearest] if drawn[nearest] else []
+    ends = np.concatenate([curve.low[drawn], curve.high[drawn]])
+    ends = np.sort(ends[np.isfinite(ends)])
+    ends = ends if ends.size else np.sort(curve.center[drawn])
+    dropped = int(trim * ends.size)
+    kept = ends[[dropped, ends.size - 1 - dropped]]
+    inside = np.concatenate([kept, *(np.array([curve.center[k], curve.low[k], curve.high[k]]) for k in columns)])
+    inside = np.clip(inside[np.isfinite(inside)], -_LARGEST, _LARGEST)
+    lowest, at_pick = abs(float(curve.center[columns[0]])), abs(float(curve.center[columns[-1]]))
+    # NOTE: the pick of flat noise may be at 0 by chance; the error, at most the lowest value, is then the size to see.
+    error = (float(curve.high[columns[-1]]) - float(curve.low[columns[-1]])) / 2.0
+    scale = max(at_pick, min(error, lowest)) or float(np.abs(inside).max()) or 1.0
+    return _LossRange(float(inside.min()), float(inside.max()), scale)
+
+
+def _set_rate_axis(ax: "Axes", left: float, right: float, *, logarithmic: bool) -> None:
+    from matplotlib import ticker
+
+    ax.set_xscale("log" if logarithmic else "linear")
+    ax.set_xlim(left, right)
+    decades = math.log10(right / left) if logarithmic else 0.0
+    if decades > 0.6:
+        subs = (1.0, 2.0, 5.0) if decades <= 1.2 else (1.0, 3.0) if decades <= 2.5 else (1.0,)
+        ax.xaxis.set_major_locator(ticker.LogLocator(subs=subs))
+    else:
+        ax.xaxis.set_major_locator(ticker.MaxNLocator(nbins=4 if logarithmic else 5, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_formatter(ticker.FuncFormatter(_rate_tick if logarithmic else _tick))
+    ax.xaxis.set_minor_formatter(ticker.NullFormatter())
+
+
+def _set_loss_axis(ax: "Axes", losses: _LossRange, *, logarithmic: bool) -> tuple[float, float]:
+    """Set scale, range and ticks of the losses; return the range with its margins."""
+    from matplotlib import ticker
+
+    largest = max(abs(losses.low), abs(losses.high))
+    symlog = logarithmic or largest > _SYMLOG_SPAN * losses.scale
+    threshold = 1.25 * max(losses.scale, min(abs(losses.low), 2.0 * losses.scale))
+    if symlog:
+        # NOTE: the linear part, where the minimum is, gets as much height as all decades beyond it.
+        decades = math.log10(max(1.0, largest / threshold))
+        ax.set_yscale("symlog", linthresh=threshold, linscale=max(1.0, 0.9 * decades))
+    else:
+        ax.set_yscale("linear")
+    transform = ax.yaxis.get_transform()
+    ends = np.asarray(transform.transform(np.array([losses.low, losses.high])))
+    height = float(ends[1] - ends[0]) or 0.2 * abs(float(ends[0])) or 1.0
+    padded = np.array([ends[0] - 0.13 * height, ends[1] + 0.13 * height])
+    bottom, top = (float(end) for end in transform.inverted().transform(padded))
+    ax.set_ylim(bottom, top)
+    spacing = 1.6 * _tick_size(ax) / 72.0 / (0.75 * _inches(ax)[1])
+    if symlog:
+
+        def share(value: float) -> float:
+            return float((transform.transform(np.array([value]))[0] - padded[0]) / (padded[1] - padded[0]))
+
+        ticks = _symlog_ticks(losses, (bottom, top), threshold, share, spacing)
+        ax.yaxis.set_major_locator(ticker.FixedLocator(ticks))
+        ax.yaxis.set_minor_locator(ticker.NullLocator())
+    else:
+        ax.yaxis.set_major_locator(ticker.MaxNLocator(nbins=max(2, min(8, int(1.0 / spacing))), steps=[1, 2, 5, 10]))
+    ax.yaxis.set_major_formatter(ticker.FuncFormatter(_tick))
+    return bottom, top
+
+
+def _symlog_ticks(
+    losses: _LossRange, view: tuple[float, float], threshold: float, share: Callable[[float], float], spacing: float
+) -> list[float]:
+    """Return round losses in the linear part and decades of the losses beyond it, ``spacing`` (in axes) apart."""
+    lower, upper = max(view[0], -threshold), min(view[1], threshold)
+    ticks: list[float] = []
+    if upper > lower:
+        step = _round_up((upper - lower) / max(1.0, (share(upper) - share(lower)) / spacing))
+        ticks += [step * i for i in range(math.ceil(lower / step), math.floor(upper / step) + 1)]
+    first = math.floor(math.log10(threshold)) + 1
+    for sign, end in ((1.0, view[1]), (-1.0, -losses.low)):
+        last = math.floor(math.log10(end)) if end > threshold else first - 1
+        for exponent in range(first, last + 1):
+            tick = sign * 10.0**exponent
+            if all(abs(share(tick) - share(other)) >= spacing for other in ticks):
+                ticks.append(tick)
+    below = -_round_up(losses.scale / 2.5)
+    if losses.low <= below and not any(losses.low <= tick < 0.0 for tick in ticks):
+        if all(abs(share(below) - share(other)) >= 0.8 * spacing for other in ticks):
+            ticks.append(below)  # the fall has a number, if there is room for only one
+    return sorted(ticks)
+
+
+def _round_up(value: float) -> float:
+    """Return the smallest of ..., 0.1, 0.2, 0.5, 1, 2, 5, 10, ... that is at least ``value``."""
+    power = 10.0 ** math.floor(math.log10(value))
+    return next((step * power for step in (1.0, 2.0, 5.0) if value <= step * power * (1.0 + 1e-9)), 10.0 * power)
+
+
+def _tick(value: float, position: int | None = None) -> str:  # noqa: ARG001 (the signature of matplotlib)
+    return format_rate(value, digits=3)
+
+
+def _rate_tick(value: float, position: int | None = None) -> str:  # noqa: ARG001 (the signature of matplotlib)
+    return format_rate(value, digits=3, plain_from=-1)
+
+
+def _draw_curve(
+    ax: "Axes", rates: FloatArray, curve: _Curve, view: tuple[float, float], *, labels: tuple[str, str, str]
+) -> "list[Artist]":
+    """Draw curve, pointwise interval and band: an infinite end leaves the view, a rate without neighbours is a bar."""
+    color, opacity = (_SKY, 1.6) if _is_dark(ax) else (_BLUE, 1.0)
+    bottom, top = view
+    low = np.where(np.isneginf(curve.low), 2.0 * bottom - top, curve.low)
+    high = np.where(np.isposinf(curve.high), 2.0 * top - bottom, curve.high)
+    ax.axhline(0.0, color=_text_color(ax), linewidth=0.8, zorder=1.5)
+    handles: list[Artist] = [*ax.plot(rates, curve.center, color=color, linewidth=1.6, zorder=3.0, label=labels[0])]
+    style: dict[str, Any] = {"linewidth": 0.0}
+    handles.append(ax.fill_between(rates, low, high, color=color, alpha=0.3, zorder=2.2, label=labels[1], **style))
+    if curve.band is not None:
+        style |= {"color": _SKY, "alpha": 0.22 * opacity, "zorder": 2.0}
+        handles.append(ax.fill_between(rates, *curve.band, label=labels[2], **style))
+    drawn = np.concatenate([[False], np.isfinite(curve.center), [False]])
+    alone = drawn[1:-1] & ~drawn[:-2] & ~drawn[2:]
+    if alone.any():
+        ax.vlines(rates[alone], low[alone], high[alone], color=color, alpha=0.5, linewidth=3.0, zorder=2.2)
+        ax.plot(rates[alone], curve.center[alone], "o", color=color, markersize=4.0, zorder=4.2)
+    return handles
+
+
+def _draw_lines(ax: "Axes", rates: FloatArray, values: FloatArray) -> "Artist":
+    from matplotlib.collections import LineCollection
+
+    segments = [np.column_stack([rates, row]) for row in values]
+    alpha = min(0.6, max(0.12, 6.0 / len(segments)))
+    lines = LineCollection(segments, colors=_GREY, linewidths=0.5, alpha=alpha, zorder=1.0, label=_SUBSAMPLES)
+    ax.add_collection(lines, autolim=False)
+    return lines
+
+
+def _shade_rates(ax: "Axes", left: float, right: float) -> "Artist":
+    alpha = 0.32 if _is_dark(ax) else 0.2
+    return ax.axvspan(left, right, color=_GREEN, alpha=alpha, linewidth=0.0, zorder=0.5, label="best rates")
+
+
+def _draw_pick(ax: "Axes", pick: float) -> "Artist":
+    """Draw the line of the pick, and its value above it, outside of the axes."""
+    share = float(ax.transAxes.inverted().transform(ax.transData.transform((pick, 0.0)))[0])
+    ax.annotate(
+        format_rate(pick),
+        (pick, 1.0),
+        xycoords=ax.get_xaxis_transform(),
+        xytext=(0.0, 2.0),
+        textcoords="offset points",
+        horizontalalignment="left" if share < 0.05 else "right" if share > 0.95 else "center",
+        verticalalignment="bottom",
+        fontsize="small",
+        color=_text_color(ax),
+        annotation_clip=False,
+    )
+    return ax.axvline(pick, color=_VERMILLION, linewidth=1.4, zorder=4.0, label="pick")
+
+
+def _draw_bracket(ax: "Axes", interval: tuple[float, float]) -> "Artist":
+    """Draw the interval of the best rate along the bottom, whatever the losses are."""
+    style: dict[str, Any] = {"color": _VERMILLION, "linewidth": 1.8, "marker": "|", "markersize": 7.0, "zorder": 5.0}
+    heights, transform = [_BRACKET_HEIGHT] * 2, ax.get_xaxis_transform()
+    return ax.plot(interval, heights, transform=transform, label="interval of best", **style)[0]
+
+
+def _hatch_beyond(ax: "Axes", edge: float, end: float) -> "Artist":
+    ax.axvline(edge, color=_text_color(ax), linestyle=":", linewidth=1.2, zorder=2.5)
+    colors: dict[str, Any] = {"facecolor": (*_rgb(_GREY), 0.12), "edgecolor": (*_rgb(_GREY), 0.5)}
+    return ax.axvspan(edge, end, hatch="///", linewidth=0.0, zorder=0.4, label="unstable", **colors)
+
+
+def _mark_diverged(ax: "Axes", rates: FloatArray) -> "Artist":
+    style: dict[str, Any] = {"color": _text_color(ax), "linestyle": "none", "marker": "x", "markersize": 4.0}
+    heights, transform = [_RUG_HEIGHT] * rates.size, ax.get_xaxis_transform()
+    return ax.plot(rates, heights, transform=transform, zorder=4.5, label="diverged", **style)[0]
+
+
+def _place_legend(ax: "Axes", handles: "list[Artist]", *, gap: float) -> None:
+    """Put the legend above the axes, ``gap`` points away, in as many columns as its width allows."""
+    from matplotlib import font_manager, transforms
+
+    share = 0.7 if _inches(ax)[0] < 4.0 else 0.85  # of the text: small in one column of a paper, larger on a slide
+    size = share * font_manager.FontProperties(size="medium").get_size_in_points()
+    widths = np.array([0.56 * len(str(handle.get_label())) + 3.1 for handle in handles])  # in font sizes
+    # NOTE: right-aligned, it may also stand above the labels of the losses: a fifth more than the axes.
+    room = 1.2 * _inches(ax)[0] * 72.0 / size
+
+    def fits(num_columns: int) -> bool:
+        return float(sum(column.max() for column in np.array_split(widths, num_columns))) <= room
+
+    num_columns = next((n for n in range(widths.size, 1, -1) if fits(n)), 1)
+    shift = transforms.ScaledTranslation(0.0, gap / 72.0, ax.figure.dpi_scale_trans)
+    legend = ax.legend(
+        handles=handles,
+        ncols=num_columns,
+        loc="lower right",
+        bbox_to_anchor=(1.0, 1.0),
+        bbox_transform=ax.transAxes + shift,
+        borderaxespad=0.0,
+        borderpad=0.0,
+        handlelength=1.5,
+        handletextpad=0.4,
+        columnspacing=1.0,
+        labelspacing=0.25,
+        frameon=False,
+        fontsize=size,
+        labelcolor=_text_color(ax),
+    )
+    for handle, entry in zip(handles, legend.legend_handles, strict=True):
+        if entry is not None and handle.get_label() == _SUBSAMPLES:
+            entry.set(alpha=1.0, linewidth=1.0)  # one line alone would be too faint to see
+
+
+def _inches(ax: "Axes") -> tuple[float, float]:
+    """Return width and height of the axes, as they are before the layout makes room for labels."""
+    return ax.bbox.width / ax.figure.dpi, ax.bbox.height / ax.figure.dpi
+
+
+def _tick_size(ax: "Axes") -> float:
+    """Return the size of the tick labels in points."""
+    return float(ax.yaxis.get_major_ticks(1)[0].label1.get_fontsize())
+
+
+def _text_color(ax: "Axes") -> Any:
+    """Return the colour that the style gives to labels: it is readable on the style's background."""
+    return ax.xaxis.label.get_color()
+
+
+def _rgb(color: Any) -> tuple[float, float, float]:
+    from matplotlib import colors
+
+    return colors.to_rgb(color)
+
+
+def _is_dark(ax: "Axes") -> bool:
+    red, green, blue = _rgb(ax.get_facecolor())
+    return 0.299 * red + 0.587 * green + 0.114 * blue < 0.5

@@ -1,0 +1,133 @@
+"""The line probe: one real step gives the direction, then forwards only; with the gate that it must pass."""
+
+import math
+
+import numpy as np
+import torch
+
+from autolr._typing import Batch, FloatArray
+from autolr.probing.start import Start, needs_closure
+
+STEP_TOLERANCE = 1e-4
+LOSS_TOLERANCE = 1e-6
+# NOTE: a step this many times the rounding error of the weights shows a relative deviation of STEP_TOLERANCE / 10
+_FLOOR = 10.0 / STEP_TOLERANCE
+
+
+class LineProbe:
+    r"""Probes along the line on which the optimizer's step lies, where it is linear in the rate.
+
+    For most optimizers, given the state and the gradient, :math:`\theta(\mathrm{lr}) = \theta_0 - \mathrm{lr}\, d`. One
+    real step at the largest rate gives :math:`d = (\theta_0 - \theta(\mathrm{lr}_K)) / \mathrm{lr}_K`; each rate then
+    costs one forward. Hooks of the optimizer (clipping) run in that step. Whether the step is linear is not assumed but
+    tested: see :meth:`objection`.
+
+    Args:
+        start: The start of all probes.
+        learning_rates: The rates, shape ``(K,)``.
+    """
+
+    def __init__(self, start: Start, learning_rates: FloatArray) -> None:
+        self._start = start
+        self._learning_rates = learning_rates
+        held = {id(p): p for group in start.optimizer.param_groups for p in group["params"] if p.requires_grad}
+        self._parameters = [parameter.data for parameter in held.values()]
+        self._origin = [parameter.clone() for parameter in self._parameters]
+
+    def __call__(self, batch: Batch, evaluation_batch: Batch) -> tuple[float, FloatArray]:
+        """Return the loss before, and the losses after a step at each rate, as the reference does.
+
+        Args:
+            batch: The subsample that gives the gradient.
+            evaluation_batch: The subsample on which the losses are measured; it may be the same.
+
+        Returns:
+            The loss before, and the losses after, shape ``(K,)``; what is not finite is ``inf``.
+        """
+        start = self._start
+        loss_pre = start.loss(evaluation_batch)
+        start.randomness.leave_numpy_if_unused()
+        direction = self._direction(float(self._learning_rates[-1]), batch)
+        loss_post = np.empty(len(self._learning_rates))
+        for k, learning_rate in enumerate(self._learning_rates):
+            self._move(float(learning_rate), direction)
+            loss_post[k] = start.loss(evaluation_batch)
+        start.restore()
+        loss_post[~np.isfinite(loss_post)] = np.inf
+        return loss_pre, loss_post
+
+    def objection(self, batch: Batch, evaluation_batch: Batch) -> str | None:
+        r"""Return why the line may not be used, or ``None`` where real steps verify it on these subsamples.
+
+        Real steps at three rates (the lowest, the highest and their geometric mean) must lie on the line, tensor by
+        tensor: :math:`\|\theta(\mathrm{lr}) - (\theta_0 - \mathrm{lr}\, d)\| \le 10^{-4} \|\theta(\mathrm{lr}) -
+        \theta_0\| + \epsilon \|\theta_0\|`; and the losses there must agree to :math:`\max(10^{-6}, 8 \epsilon)
+        \max(|L|, 1)`, with :math:`\epsilon` the resolution of the dtype. A rate whose step is lost in the rounding of
+        the weights proves nothing; a larger one is tried instead, off the grid if need be.
+        """
+        start = self._start
+        if needs_closure(start.optimizer):
+            return f"{type(start.optimizer).__name__} computes losses within its step"
+        low, high = float(self._learning_rates[0]), float(self._learning_rates[-1])
+        start.restore()
+        direction = self._direction(high, batch)
+        length, size = _norm(direction), _norm(self._origin)
+        if not (math.isfinite(length) and length > 0.0):
+            return f"the step at {high:g} is {'zero' if length == 0.0 else 'not finite'}"
+        epsilon = max(torch.finfo(parameter.dtype).eps for parameter in self._parameters)
+        low = max(low, _FLOOR * epsilon * size / length)
+        for learning_rate in (low, math.sqrt(low * max(high, low)), max(high, low)):
+            objection = self._compare(learning_rate, direction, batch, evaluation_batch)
+            if objection is not None:
+                start.restore()
+                return objection
+        start.restore()
+        return None
+
+    def _direction(self, learning_rate: float, batch: Batch) -> list[torch.Tensor]:
+        """Return d from one real step; the model is back at the start afterwards."""
+        self._start.gradient(batch)
+        self._start.step(learning_rate, batch)
+        direction = torch._foreach_sub(self._origin, self._parameters)
+        torch._foreach_div_(direction, learning_rate)
+        self._start.restore()
+        return list(direction)
+
+    def _move(self, learning_rate: float, direction: list[torch.Tensor]) -> None:
+        torch._foreach_copy_(self._parameters, self._origin)
+        torch._foreach_add_(self._parameters, direction, alpha=-learning_rate)
+
+    def _compare(
+        self, learning_rate: float, direction: list[torch.Tensor], batch: Batch, evaluation_batch: Batch
+    ) -> str | None:
+        start = self._start
+        start.gradient(batch)
+        start.step(learning_rate, batch)
+        real = [parameter.clone() for parameter in self._parameters]
+        real_loss = start.loss(evaluation_batch)
+        start.restore()
+        self._move(learning_rate, direction)
+        line_loss = start.loss(evaluation_batch)
+        for position, on_line, origin in zip(real, self._parameters, self._origin, strict=True):
+            allowed = STEP_TOLERANCE * _norm([position - origin]) + torch.finfo(origin.dtype).eps * _norm([origin])
+            distance = _norm([position - on_line])
+            if not distance <= allowed:
+                start.restore()
+                return f"the real step at {learning_rate:.3g} is off the line by {distance:.2g}, {allowed:.2g} allowed"
+        start.restore()
+        both_diverged = not (math.isfinite(real_loss) or math.isfinite(line_loss))
+        allowed = max(LOSS_TOLERANCE, 8.0 * start.objective.epsilon) * max(abs(real_loss), 1.0)
+        if not (both_diverged or abs(real_loss - line_loss) <= allowed):
+            return (
+                f"the loss at {learning_rate:.3g} is {line_loss:.8g} on the line, {real_loss:.8g} after the real step"
+            )
+        return None
+
+
+def _norm(tensors: list[torch.Tensor]) -> float:
+    """Return the Euclidean norm of all entries together, summed in at least float32."""
+    dtype = torch.promote_types(tensors[0].dtype, torch.float32)
+    norms = [
+        float(torch.linalg.vector_norm(tensor, dtype=dtype if not tensor.is_complex() else None)) for tensor in tensors
+    ]
+    return math.hypot(*norms)

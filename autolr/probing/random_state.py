@@ -1,0 +1,93 @@
+"""The global random generators that a training step can draw from: torch's, NumPy's and Python's."""
+
+import random
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def accelerators(devices: Iterable[torch.device]) -> list[torch.device]:
+    """Return the distinct devices that have a generator of their own besides the CPU's."""
+    return sorted({device for device in devices if device.type not in ("cpu", "meta")}, key=str)
+
+
+def capture_random_state(devices: Iterable[torch.device]) -> Callable[[], None]:
+    """Return a function that puts all global generators back to where they are now.
+
+    Args:
+        devices: The devices in use; CUDA devices that the process has in use besides them are included.
+    """
+    every = set(accelerators(devices))
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        every |= {torch.device("cuda", index) for index in range(torch.cuda.device_count())}
+    cpu = torch.get_rng_state()
+    on_device = [(device, _get_device_state(device)) for device in every]
+    numpy_state, python_state = np.random.get_state(legacy=False), random.getstate()  # noqa: NPY002 (the global one)
+
+    def restore() -> None:
+        torch.set_rng_state(cpu)
+        for device, state in on_device:
+            _set_device_state(device, state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(python_state)
+
+    return restore
+
+
+class ForkedRandomness:
+    """The global generators, moved to a state that depends on a row's number only, and back to it at will.
+
+    Every loss of a row starts from the same state (common random numbers), so that all rates see the same dropout
+    masks. The caller captures the user's own state before and restores it afterwards.
+    """
+
+    def __init__(self, devices: Iterable[torch.device]) -> None:
+        self._devices = accelerators(devices)
+        self._rewind_numpy = True
+
+    def fork(self, seed: np.random.SeedSequence) -> None:
+        """Move all generators to a state made of ``seed`` alone; :meth:`rewind` goes back to it."""
+        words = seed.generate_state(626)
+        torch_seed = int(words[0]) << 32 | int(words[1])
+        self._torch_state = torch.Generator().manual_seed(torch_seed).get_state()
+        self._device_states = [torch.Generator(device).manual_seed(torch_seed).get_state() for device in self._devices]
+        key = words[2:]
+        self._python_state = (3, (*map(int, key), 624), None)
+        self._numpy_state = {
+            "bit_generator": "MT19937",
+            "state": {"key": key, "pos": 624},
+            "has_gauss": 0,
+            "gauss": 0.0,
+        }
+        self._rewind_numpy = True
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Go back to the state of the last :meth:`fork`."""
+        torch.set_rng_state(self._torch_state)
+        for device, state in zip(self._devices, self._device_states, strict=True):
+            _set_device_state(device, state)
+        random.setstate(self._python_state)
+        if self._rewind_numpy:
+            np.random.set_state(self._numpy_state)  # noqa: NPY002
+
+    def leave_numpy_if_unused(self) -> None:
+        """After a first loss of a row: rewind NumPy from now on only if that loss drew from it.
+
+        NumPy's generator takes ten times as long to set as the others, which a small model would feel.
+        """
+        state: Any = np.random.get_state(legacy=False)  # noqa: NPY002
+        self._rewind_numpy = state["state"]["pos"] != 624 or state["has_gauss"] != 0
+
+
+def _get_device_state(device: torch.device) -> torch.Tensor:
+    module = torch.get_device_module(device)
+    state = module.get_rng_state() if device.type == "mps" else module.get_rng_state(device)
+    return torch.as_tensor(state)
+
+
+def _set_device_state(device: torch.device, state: torch.Tensor) -> None:
+    module = torch.get_device_module(device)
+    module.set_rng_state(state) if device.type == "mps" else module.set_rng_state(state, device)

@@ -1,0 +1,112 @@
+"""Row after row: each subsample is probed at every rate, by the fastest engine that verifies."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from autolr._typing import Batch, EngineName, FloatArray
+from autolr._validation import invalid
+from autolr.probing.line import LineProbe
+from autolr.probing.start import Start
+from autolr.probing.step import probe_by_steps
+
+logger = logging.getLogger("autolr")
+
+Probe = Callable[[Batch, Batch], tuple[float, FloatArray]]
+Draw = Callable[[int], tuple[Batch, Batch] | None]
+Progress = Callable[[Iterable[int]], Iterable[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class ProbedRows:
+    """The losses of the rows that were probed, and how.
+
+    Attributes:
+        loss_pre: Losses before the step, shape ``(M,)``.
+        loss_post: Losses after the step, shape ``(M, K)``; ``inf`` where a probe diverged.
+        engine: The engine that made them.
+        engine_reason: Why this engine.
+        out_of_time: Whether the clock stopped the rows.
+    """
+
+    loss_pre: FloatArray
+    loss_post: FloatArray
+    engine: str
+    engine_reason: str
+    out_of_time: bool
+
+
+def probe_rows(
+    start: Start,
+    learning_rates: FloatArray,
+    draw: Draw,
+    rows: range,
+    *,
+    engine: EngineName,
+    deadline: float | None = None,
+    progress: Progress = iter,
+) -> ProbedRows:
+    """Probe the rows in their order, until they, the data or the time end.
+
+    The line engine is verified on the first row, before it is used, and on the last one; where it fails, the reference
+    engine probes all rows.
+
+    Args:
+        start: Where every probe starts.
+        learning_rates: The rates, shape ``(K,)``.
+        draw: From the number of a row to its two batches (gradient, evaluation), or ``None`` where the data has ended;
+            it moves the random state to the row's own. The same number gives the same batches again.
+        rows: The numbers of the rows.
+        engine: ``"auto"``, ``"step"`` or ``"line"``.
+        deadline: The time (``time.perf_counter()``) after which no row is begun, if there are two already.
+        progress: What the loop over the rows is wrapped in, a progress bar.
+
+    Returns:
+        The losses.
+
+    Raises:
+        ValueError: If a loss before the step is not finite.
+    """
+    step = partial(probe_by_steps, start, learning_rates)
+    probe = partial(_probe, draw=draw, rows=rows, deadline=deadline, progress=progress)
+    if engine == "step":
+        return probe(step, engine="step", reason="asked for")
+    if engine == "auto" and len(learning_rates) == 1:
+        return probe(step, engine="step", reason="one rate needs one step")
+    line = LineProbe(start, learning_rates)
+    objection = _objection(line, draw(rows[0]))
+    if objection is None:
+        probed = probe(line, engine="line", reason="verified against real steps on the first and the last row")
+        objection = _objection(line, draw(rows[len(probed.loss_pre) - 1]))
+        if objection is None:
+            return probed
+    level = logging.WARNING if engine == "line" else logging.INFO
+    logger.log(level, "The line engine steps aside for the reference engine: %s.", objection)
+    return probe(step, engine="step", reason=f"the line engine stepped aside: {objection}")
+
+
+def _objection(line: LineProbe, batches: tuple[Batch, Batch] | None) -> str | None:
+    return "there is no data" if batches is None else line.objection(*batches)
+
+
+def _probe(
+    probe: Probe, *, draw: Draw, rows: range, deadline: float | None, progress: Progress, engine: str, reason: str
+) -> ProbedRows:
+    loss_pre: list[float] = []
+    loss_post: list[FloatArray] = []
+    out_of_time = False
+    for row in progress(rows):
+        out_of_time = deadline is not None and len(loss_pre) >= 2 and time.perf_counter() > deadline
+        batches = None if out_of_time else draw(row)
+        if batches is None:
+            break
+        pre, post = probe(*batches)
+        if not np.isfinite(pre):
+            raise ValueError(invalid("loss_pre", f"be finite in every subsample (see subsample {row})", pre))
+        loss_pre.append(pre)
+        loss_post.append(post)
+    return ProbedRows(np.array(loss_pre), np.array(loss_post), engine, reason, out_of_time)

@@ -1,0 +1,71 @@
+"""Where every probe of a call starts, and the real optimizer step from there."""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from autolr._typing import Batch
+from autolr.param_groups import set_learning_rate
+from autolr.probing.objective import Objective
+from autolr.probing.random_state import ForkedRandomness
+from autolr.probing.state import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where every probe of a call starts: one model, one optimizer state, one random state a row.
+
+    Attributes:
+        objective: The loss.
+        optimizer: The user's own optimizer, in the state that ``snapshot`` holds.
+        snapshot: The state of model and optimizer from which every probe starts.
+        randomness: The random state of the row, the same for all its losses.
+        base: The rates of the parameter groups, whose ratios are kept.
+    """
+
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    snapshot: Snapshot
+    randomness: ForkedRandomness
+    base: Sequence[float]
+
+    def restore(self) -> None:
+        """Go back to the start, without gradients."""
+        self.snapshot.restore()
+        self.objective.clear_gradients()
+
+    def loss(self, batch: Batch) -> float:
+        """Return the loss on ``batch`` at the weights as they are, from the row's random state."""
+        self.randomness.rewind()
+        return self.objective.loss(batch)
+
+    def gradient(self, batch: Batch) -> list[torch.Tensor | None]:
+        """Return the gradients of the parameters on ``batch``, left in ``.grad`` too, from the row's random state."""
+        self.randomness.rewind()
+        self.objective.gradient(batch)
+        return [parameter.grad for parameter in self.objective.parameters]
+
+    def step(self, learning_rate: float, batch: Batch) -> None:
+        """Take the user's optimizer step at ``learning_rate`` with the gradients as they are.
+
+        An optimizer that needs a closure (LBFGS) is given one that computes loss and gradient on ``batch``.
+        """
+        set_learning_rate(self.optimizer, learning_rate, self.base)
+        self.randomness.rewind()
+        if needs_closure(self.optimizer):
+
+            def closure() -> float:
+                self.randomness.rewind()
+                return float(self.objective.gradient(batch))
+
+            self.optimizer.step(closure)
+        else:
+            self.optimizer.step()
+
+
+def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
+    """Return whether the optimizer's step cannot do without a closure that computes the loss, as that of LBFGS."""
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    return closure is not None and closure.default is inspect.Parameter.empty

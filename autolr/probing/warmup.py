@@ -1,0 +1,74 @@
+"""Warm-up: gradient evaluations that feed the optimizer's moments while the weights are held still."""
+
+from collections.abc import Iterator
+
+import torch
+
+from autolr._typing import Batch
+from autolr._validation import invalid
+from autolr.probing.start import Start
+
+
+def warm_up(start: Start, batches: Iterator[Batch]) -> int:
+    """Take the optimizer's step with the gradient of each batch, at the start's weights, and put the weights back.
+
+    Momentum and Adam-type state is empty at the start of a training, and their first step is then not like the others.
+
+    Args:
+        start: The start; its optimizer's state is changed, its weights are not.
+        batches: The subsamples, one a step.
+
+    Returns:
+        The number of steps taken.
+
+    Raises:
+        ValueError: If the optimizer keeps the rate in its state (ASGD, Rprop, LBFGS), so that the state would belong to
+            one rate. Found by two first steps at different rates, whose states must be equal.
+    """
+    learning_rate = start.base[0]
+    num_steps = 0
+    origin = [(parameter, parameter.detach().clone()) for parameter in start.objective.parameters]
+    for batch in batches:
+        if num_steps == 0:
+            states = []
+            for factor in (2.0, 1.0):
+                start.restore()
+                _step_and_hold(start, factor * learning_rate, batch, origin)
+                states.append(_tensors(start.optimizer.state))
+            if not _equal(*states):
+                name = type(start.optimizer).__name__
+                raise ValueError(invalid("warmup_steps", "be 0 for an optimizer with the rate in its state", name))
+        else:
+            _step_and_hold(start, learning_rate, batch, origin)
+        num_steps += 1
+    start.objective.clear_gradients()
+    return num_steps
+
+
+def _step_and_hold(
+    start: Start, learning_rate: float, batch: Batch, origin: list[tuple[torch.Tensor, torch.Tensor]]
+) -> None:
+    start.gradient(batch)
+    start.step(learning_rate, batch)
+    for parameter, values in origin:
+        parameter.data.copy_(values)
+
+
+def _tensors(value: object) -> list[torch.Tensor]:
+    """Return copies of all numbers in an optimizer's state, in its order."""
+    if isinstance(value, torch.Tensor):
+        return [value.detach().clone()]
+    if isinstance(value, (float, int)):
+        return [torch.tensor(value, dtype=torch.float64)]
+    if isinstance(value, dict):
+        return [tensor for item in value.values() for tensor in _tensors(item)]
+    if isinstance(value, (list, tuple)):
+        return [tensor for item in value for tensor in _tensors(item)]
+    return []
+
+
+def _equal(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
+    return len(first) == len(second) and all(
+        one.shape == other.shape and torch.equal(one.nan_to_num(), other.nan_to_num())
+        for one, other in zip(first, second, strict=True)
+    )

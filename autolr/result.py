@@ -1,0 +1,198 @@
+"""TuningResult: the numbers of a tuning as frames, suggestions, pictures and files."""
+
+import copy
+import html
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from autolr._typing import IntervalMethod, Method, Rng, Settings
+from autolr._validation import invalid
+from autolr.differentials import LossDifferentials
+from autolr.errors import NoCandidateError
+from autolr.plotting import plot_differentials
+from autolr.statistics.summary import summarize
+from autolr.storage import load_json, save_json
+from autolr.suggestion import Suggestion, decide, warn_of
+from autolr.verdict import no_decision
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True, eq=False)
+class TuningResult:
+    """The loss differentials of a tuning, and every way to look at them. It holds numbers only, never the model.
+
+    Args:
+        differentials: The record of the probes; one of losses logged elsewhere serves as well.
+        settings: Every choice that made it: a mapping of strings to JSON values.
+
+    Raises:
+        TypeError: If an argument has another type.
+
+    Example:
+        >>> from autolr import LossDifferentials, TuningResult
+        >>> loss_post = [[2.9, 1.5, 3.5], [3.8, 2.5, 4.5], [2.9, 1.7, 3.0]]
+        >>> result = TuningResult(LossDifferentials([0.1, 1.0, 10.0], [3.0, 4.0, 3.0], loss_post))
+        >>> result.get_best_lr()
+        1.0
+        >>> result.summary(interval="t")[["mean", "low", "high"]].round(2)
+                       mean   low  high
+        learning_rate
+        0.1           -0.13 -0.28  0.01
+        1.0           -1.43 -1.72 -1.15
+        10.0           0.33 -0.38  1.05
+    """
+
+    differentials: LossDifferentials
+    settings: Settings = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.differentials, LossDifferentials):
+            raise TypeError(invalid("differentials", "be a LossDifferentials", self.differentials))
+        if not isinstance(self.settings, Mapping):
+            raise TypeError(invalid("settings", "be a mapping", self.settings))
+        object.__setattr__(self, "settings", MappingProxyType(copy.deepcopy(dict(self.settings))))
+
+    def to_frame(self, *, tidy: bool = False) -> pd.DataFrame:
+        """Return the loss differentials as a frame: see :meth:`LossDifferentials.to_frame`."""
+        return self.differentials.to_frame(tidy=tidy)
+
+    def summary(
+        self,
+        *,
+        confidence_level: float = 0.95,
+        interval: IntervalMethod = "bootstrap-t",
+        num_resamples: int = 2000,
+        rng: Rng = 0,
+    ) -> pd.DataFrame:
+        """Return the table of the rates: means, intervals, shares. See :func:`autolr.statistics.summary.summarize`.
+
+        Args:
+            confidence_level: The coverage of every interval, in (0, 1).
+            interval: The interval of the mean: ``"bootstrap-t"``, ``"t"``, ``"percentile"`` or ``"bca"``.
+            num_resamples: The number of bootstrap resamples B.
+            rng: The randomness of the resamples; the same table comes out at each call by default.
+
+        Returns:
+            A frame indexed by ``learning_rate``.
+        """
+        record = self.differentials
+        return summarize(
+            record.learning_rates,
+            record.delta,
+            confidence_level=confidence_level,
+            interval=interval,
+            num_resamples=num_resamples,
+            rng=rng,
+        )
+
+    def suggest(self, method: Method = "mean", **options: Any) -> Suggestion:
+        """Return the decision by a method, with its uncertainty.
+
+        Args:
+            method: ``"mean"``, ``"median"``, ``"variance_penalized"``, ``"ucb"``, ``"one_se"``, ``"variance"`` or
+                ``"max"``.
+            **options: ``penalty`` of ``"variance_penalized"``; ``confidence_level`` of all intervals and bounds.
+
+        Raises:
+            DivergedError: If every rate diverged.
+            NoCandidateError: If no rate qualifies for the method.
+            TypeError: If an option is not one of the method's.
+            ValueError: If an argument is out of its range.
+
+        Warns:
+            GridEdgeWarning: If the pick is an end of the grid.
+            DivergenceWarning: If probes diverged where it affects the pick.
+            ResolutionWarning: If the differentials at the pick are below the resolution of the loss.
+        """
+        suggestion = decide(self, method, **options)
+        warn_of(suggestion)
+        return suggestion
+
+    def get_best_lr(self, method: Method = "mean", **options: Any) -> float:
+        """Return the rate of :meth:`suggest` as a float."""
+        return float(self.suggest(method, **options))
+
+    def plot(
+        self,
+        ax: "Axes | None" = None,
+        *,
+        method: Method = "mean",
+        confidence_level: float = 0.95,
+        xlim: tuple[float, float] | None = None,
+        trim: float = 0.05,
+        show_subsamples: bool = False,
+    ) -> "Axes":
+        """Draw dL against the rate with its interval, the best set, the pick and the divergence edge.
+
+        Args:
+            ax: Where to draw; by default new axes.
+            method: The method of the pick.
+            confidence_level: The coverage of the intervals drawn.
+            xlim: The rates shown, a zoom.
+            trim: The share of extreme ends of the intervals that is left out of the range of the losses.
+            show_subsamples: Draw each subsample's differentials too.
+
+        Returns:
+            The axes; nothing is shown.
+        """
+        decision: dict[str, Any] = {}
+        try:
+            suggestion = decide(self, method, confidence_level=confidence_level)
+            decision = {
+                name: getattr(suggestion, name)
+                for name in ("learning_rate", "low", "high", "best_set", "max_stable_lr")
+            }
+        except NoCandidateError:
+            pass  # the picture shows why
+        return plot_differentials(
+            self.summary(confidence_level=confidence_level),
+            delta=self.differentials.delta if show_subsamples else None,
+            method=method,
+            confidence_level=confidence_level,
+            xlim=xlim,
+            trim=trim,
+            ax=ax,
+            **decision,
+        )
+
+    def extend(self, other: "TuningResult") -> "TuningResult":
+        """Return this result with the rows of another one, of the same rates and horizons, below its own.
+
+        The settings are these; the costs of both are added.
+
+        Raises:
+            TypeError: If ``other`` is no result.
+            ValueError: If its rates or horizons differ.
+        """
+        if not isinstance(other, TuningResult):
+            raise TypeError(invalid("other", "be a TuningResult", other))
+        settings = dict(self.settings)
+        for name in ("num_subsamples", "num_gradients", "num_forwards", "seconds"):
+            if name in settings and name in other.settings:
+                settings[name] += other.settings[name]
+        return TuningResult(self.differentials.extended(other.differentials), settings)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the result to a ``.json`` file, atomically; :meth:`load` gives it back exactly."""
+        save_json(path, self.differentials, dict(self.settings))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "TuningResult":
+        """Read a result that :meth:`save` wrote."""
+        return cls(*load_json(path))
+
+    def __str__(self) -> str:
+        try:
+            return str(decide(self, "mean"))
+        except NoCandidateError as error:
+            return no_decision(error, self)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"

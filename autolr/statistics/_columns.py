@@ -1,0 +1,99 @@
+"""Columns of a matrix of loss differentials: which can be averaged, and their mean and standard error."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from autolr._typing import BoolArray, FloatArray, IntArray
+from autolr._validation import check_delta, invalid
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Columns:
+    """The first two moments of each of K columns.
+
+    Attributes:
+        finite: Whether no value is infinite, shape ``(K,)``.
+        varied: Whether the column is finite and not constant, shape ``(K,)``; R of them are.
+        mean: Means, ``inf`` where not finite, shape ``(K,)``.
+        std: Standard deviations (divisor M - 1), NaN where not finite, shape ``(K,)``.
+        sem: Standard errors of the means, NaN where not finite, shape ``(K,)``.
+        centred: The varied columns less their means, in units of ``2**exponent``, shape ``(M, R)``.
+        exponent: Units of the varied columns, shape ``(R,)``.
+    """
+
+    finite: BoolArray
+    varied: BoolArray
+    mean: FloatArray
+    std: FloatArray
+    sem: FloatArray
+    centred: FloatArray
+    exponent: IntArray
+
+    def around_mean(self, critical: float | FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return the ends ``mean -+ critical * sem``; a constant column is its constant, a diverged one unbounded.
+
+        Args:
+            critical: Critical values of the varied columns, a number or of shape ``(R,)``; ``inf``: no bound.
+        """
+        half = np.zeros_like(self.mean)
+        with np.errstate(over="ignore"):
+            half[self.varied] = critical * self.sem[self.varied]
+            low, high = self.mean - half, self.mean + half
+        low[~self.finite] = -np.inf
+        return low, high
+
+
+def finite_columns(delta: FloatArray) -> BoolArray:
+    """Return which columns of ``delta (M, K)`` hold numbers only, shape ``(K,)``."""
+    return np.asarray(np.isfinite(delta).all(axis=0), dtype=np.bool_)
+
+
+def describe(delta: FloatArray, *, resolution: float | FloatArray = 0.0) -> Columns:
+    """Return the moments of the columns of ``delta (M, K)``, M at least 2; a column may hold ``inf``.
+
+    Args:
+        delta: Values, shape ``(M, K)``.
+        resolution: A column whose range is at most this counts as constant, a number or of shape ``(K,)``.
+    """
+    num_rows = delta.shape[0]
+    finite = finite_columns(delta)
+    values = np.where(finite, delta, 0.0)
+    # NOTE: units are powers of two, so that nothing is rounded and no sum or square of a huge loss overflows.
+    exponent = np.frexp(np.abs(values).max(axis=0))[1].astype(np.int64)
+    unit = np.ldexp(values, -exponent)
+    constant = np.ptp(unit, axis=0) <= np.ldexp(resolution, -exponent)
+    # NOTE: the rounded mean of a constant column need not be the constant.
+    mean = np.where(constant, unit[0], unit.mean(axis=0))
+    varied = finite & ~constant
+    centred = unit[:, varied] - mean[varied]
+    inner = np.frexp(np.abs(centred).max(axis=0))[1].astype(np.int64)
+    centred = np.ldexp(centred, -inner)
+    std = np.where(finite, 0.0, np.nan)
+    with np.errstate(over="ignore"):
+        std[varied] = np.ldexp(np.sqrt((centred**2).sum(axis=0) / (num_rows - 1)), inner + exponent[varied])
+    return Columns(
+        finite=finite,
+        varied=varied,
+        mean=np.where(finite, np.ldexp(mean, exponent), np.inf),
+        std=std,
+        sem=std / np.sqrt(num_rows),
+        centred=centred,
+        exponent=inner + exponent[varied],
+    )
+
+
+def check_probes(value: ArrayLike, *, minimum: int = 2) -> FloatArray:
+    """Return ``delta`` as :func:`~autolr._validation.check_delta` does, but let NaN (not probed) pass.
+
+    Raises:
+        TypeError: If the values are not numbers.
+        ValueError: If the shape is another, a value is -inf, or there are too few rows.
+    """
+    try:
+        delta = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(invalid("delta", "be an array of real numbers", value)) from error
+    check_delta(np.where(np.isnan(delta), 0.0, delta), minimum=minimum)
+    return delta

@@ -1,0 +1,213 @@
+"""Suggestion: the decision as a value, with its uncertainty and its caveats."""
+
+import inspect
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from autolr._typing import BestSetMethod, FloatArray, Method
+from autolr._validation import check_confidence_level, invalid
+from autolr.errors import DivergenceWarning, GridEdgeWarning, ResolutionWarning
+from autolr.param_groups import base_learning_rates, set_learning_rate
+from autolr.plotting import format_rate
+from autolr.schedules.rebase import rebase_scheduler
+from autolr.statistics.argmin_interval import argmin_interval
+from autolr.statistics.bands import simultaneous_band
+from autolr.statistics.best_set import best_set, regret_bound
+from autolr.statistics.criteria import choose, max_stable_index
+from autolr.statistics.summary import ROWS_FOR_MVT
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from torch.optim.lr_scheduler import LRScheduler
+
+    from autolr.result import TuningResult
+
+_TAKES_LEVEL = ("ucb", "variance")
+# NOTE: a difference of two rounded losses is a multiple of their resolution; below a few of them it is rounding only
+_RESOLUTIONS = 4.0
+_FEW_SUBSAMPLES = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Suggestion:
+    """A learning rate, how it was picked, and how sure it is.
+
+    Attributes:
+        learning_rate: The pick, a rate of the grid.
+        method: The criterion that picked it.
+        score: Its score by that criterion, in units of the loss; smaller is better.
+        low: The lower end of the interval of the best rate itself, at which the mean differential is smallest.
+        high: Its upper end.
+        best_set: The rates that are statistically as good as the best, increasing.
+        max_stable_lr: The largest rate below the divergence edge: the first rate above the best at which the loss rose
+            on average or a probe diverged. ``None`` if even the best rate is not stable.
+        regret_bound: What the pick loses to the best rate of the grid, at most, in units of the loss.
+        at_grid_edge: ``"low"`` or ``"high"`` if the pick is an end of the grid, else ``None``.
+        horizon: The number of optimizer steps of a probe.
+        confidence_level: The coverage of interval, set and bound.
+        improves: Whether some rate lowers the loss, with confidence over the whole grid.
+        caveats: Sentences on what limits the answer.
+        evidence: The result that it came from.
+    """
+
+    learning_rate: float
+    method: str
+    score: float
+    low: float
+    high: float
+    best_set: tuple[float, ...]
+    max_stable_lr: float | None
+    regret_bound: float
+    at_grid_edge: Literal["low", "high"] | None
+    horizon: int
+    confidence_level: float
+    improves: bool
+    caveats: tuple[str, ...]
+    evidence: "TuningResult"
+
+    def __float__(self) -> float:
+        return self.learning_rate
+
+    def apply(self, optimizer: torch.optim.Optimizer, scheduler: "LRScheduler | None" = None) -> None:
+        """Set the rate of an optimizer: the first group's, and the others' in their ratios to it.
+
+        Each group's ``lr`` and, where there is one, ``initial_lr`` become Python floats (a rate that is a tensor is
+        filled in place). A group whose rate is 0 in a warm-up takes its ratio from ``initial_lr``.
+
+        Args:
+            optimizer: The optimizer; it is changed.
+            scheduler: An attached scheduler, which is rebased: it goes on as if started with this rate.
+
+        Raises:
+            TypeError: If an argument has the wrong type.
+            ValueError: If the first group has no rate to keep ratios to.
+        """
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise TypeError(invalid("optimizer", "be a torch.optim.Optimizer", optimizer))
+        base = base_learning_rates(optimizer)
+        if scheduler is not None:
+            rebase_scheduler(scheduler, self.learning_rate)
+            return
+        for key in ("lr", "initial_lr"):
+            set_learning_rate(optimizer, self.learning_rate, base, key=key)
+
+    def plot(self, ax: "Axes | None" = None, **options: Any) -> "Axes":
+        """Draw the result with this pick: see :meth:`TuningResult.plot`."""
+        return self.evidence.plot(ax, method=self.method, confidence_level=self.confidence_level, **options)  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        from autolr.verdict import verdict  # the words know the decision, not the other way around
+
+        return verdict(self)
+
+
+def decide(
+    result: "TuningResult", method: Method = "mean", *, confidence_level: float = 0.95, **options: Any
+) -> Suggestion:
+    """Make the decision by a method, quietly; see :meth:`TuningResult.suggest` for arguments and errors."""
+    level = check_confidence_level(confidence_level)
+    if method in _TAKES_LEVEL:
+        options["confidence_level"] = level
+    record = result.differentials
+    rates, delta = record.learning_rates, record.delta
+    choice = choose(delta, method, **options)
+    pick = choice.index
+
+    complete = np.flatnonzero(~np.isnan(delta).any(axis=0))
+    probed = delta[:, complete]
+    comparison: BestSetMethod = "mvt" if len(delta) >= ROWS_FOR_MVT else "studentized"
+    inside = complete[best_set(probed, confidence_level=level, method=comparison, rng=0)]
+    finite = bool(np.isfinite(probed).all(axis=0).any())
+    low, high = (
+        argmin_interval(rates[complete], probed, confidence_level=level, rng=0) if finite else (rates[0], rates[-1])
+    )
+    own = int(np.flatnonzero(complete == pick)[0])
+    regret = regret_bound(probed, own, confidence_level=level, method=comparison, rng=0) if finite else np.inf
+    stable = max_stable_index(delta)
+    improves = bool((simultaneous_band(probed, confidence_level=level, rng=0)[1] < 0.0).any())
+    edge: Literal["low", "high"] | None = None
+    if rates.size > 1 and pick in (0, rates.size - 1):
+        edge = "low" if pick == 0 else "high"
+    return Suggestion(
+        learning_rate=float(rates[pick]),
+        method=method,
+        score=float(choice.scores[pick]),
+        low=float(low),
+        high=float(high),
+        best_set=tuple(map(float, rates[inside])),
+        max_stable_lr=None if stable is None else float(rates[stable]),
+        regret_bound=float(regret),
+        at_grid_edge=edge,
+        horizon=int(record.horizons[-1]),
+        confidence_level=level,
+        improves=improves,
+        caveats=tuple(_caveats(result, method, pick, inside=bool(np.isin(pick, inside)))),
+        evidence=result,
+    )
+
+
+def warn_of(suggestion: Suggestion) -> None:
+    """Issue the warnings that affect a decision, as if from the first caller outside of the package."""
+    stacklevel = _stacklevel()
+    rate = format_rate(suggestion.learning_rate)
+    record = suggestion.evidence.differentials
+    if suggestion.at_grid_edge:
+        side = "smallest" if suggestion.at_grid_edge == "low" else "largest"
+        message = f"The pick {rate} is the {side} rate of the grid: the best one may lie outside; widen the grid."
+        warnings.warn(message, GridEdgeWarning, stacklevel=stacklevel)
+    column = record.delta[:, int(np.searchsorted(record.learning_rates, suggestion.learning_rate))]
+    if np.isinf(column).any():
+        message = f"At the pick {rate}, {int(np.isinf(column).sum())} of {len(column)} probes diverged."
+        warnings.warn(message, DivergenceWarning, stacklevel=stacklevel)
+    elif below_resolution(suggestion.evidence, column):
+        message = f"At the pick {rate}, the loss differentials are below the resolution of the loss."
+        warnings.warn(message, ResolutionWarning, stacklevel=stacklevel)
+
+
+def _stacklevel() -> int:
+    """Return the level, as the function that calls this one counts, of the first caller outside of the package."""
+    frame, level = inspect.currentframe(), 0
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "autolr":
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+def below_resolution(result: "TuningResult", column: FloatArray) -> bool:
+    """Return whether the differentials of a column are not more than rounding errors of the losses."""
+    resolution = float(result.settings.get("resolution", 0.0))
+    size = float(np.abs(result.differentials.loss_pre).mean())
+    return bool(np.abs(column).mean() < _RESOLUTIONS * resolution * size)
+
+
+def _caveats(result: "TuningResult", method: str, pick: int, *, inside: bool) -> list[str]:
+    settings, record = result.settings, result.differentials
+    num_rows = record.num_subsamples
+    asked = settings.get("num_subsamples", num_rows)
+    column = record.delta[:, pick]
+    diverged = int(np.isinf(column).sum())
+    passes = settings.get("evaluation_passes", 1)
+    conditions: list[tuple[bool, str]] = [
+        (diverged > 0, f"At the pick, {diverged} of {num_rows} probes diverged."),
+        (method == "max", "This is the largest rate at which no subsample's loss rose: a bound, not a good rate."),
+        (not inside and method != "max", "The pick is outside of the set of rates that are as good as the best mean."),
+        (below_resolution(result, column), "The differentials at the pick are below the resolution of the loss."),
+        (bool(settings.get("out_of_time")), f"The time budget ended after {num_rows} of {asked} subsamples."),
+        (
+            num_rows < asked and not settings.get("out_of_time"),
+            f"The data ended after {num_rows} of {asked} subsamples.",
+        ),
+        (
+            num_rows < _FEW_SUBSAMPLES,
+            f"Sets and bounds are rough below {_FEW_SUBSAMPLES} subsamples; these are {num_rows}.",
+        ),
+        (
+            settings.get("evaluation") == "subsample",
+            "Losses were measured on the subsample that gave the gradient, which flatters the step.",
+        ),
+        (passes > 1, f"The evaluation data was read {passes} times: rows share its batches, which no interval knows."),
+    ]
+    return [sentence for applies, sentence in conditions if applies]

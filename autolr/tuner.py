@@ -1,0 +1,332 @@
+"""AutoLRTuner: data, subsamples, probes and result, wired together."""
+
+import platform
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import scipy
+import torch
+from numpy.typing import ArrayLike
+from torch import nn
+from tqdm.auto import tqdm
+
+from autolr._typing import Batch, ComputeLoss, EngineName, LossFunction, Method, Rng, Sampling
+from autolr._validation import check_integer, check_rng, invalid
+from autolr._version import __version__
+from autolr.differentials import LossDifferentials
+from autolr.errors import NotTunedError
+from autolr.grids import log_grid
+from autolr.param_groups import base_learning_rates
+from autolr.plan import Plan, make_plan
+from autolr.probing.objective import Objective
+from autolr.probing.random_state import ForkedRandomness
+from autolr.probing.rows import probe_rows
+from autolr.probing.start import Start
+from autolr.probing.state import Snapshot, preserved_state
+from autolr.probing.warmup import warm_up
+from autolr.result import TuningResult
+from autolr.suggestion import Suggestion
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+DEFAULT_LEARNING_RATES = log_grid(1e-6, 10.0, 64)
+DEFAULT_LEARNING_RATES.setflags(write=False)
+
+
+class AutoLRTuner:
+    """Tunes the learning rate by the loss differentials of random subsamples.
+
+    On each of M subsamples the loss is measured, one optimizer step is taken from the same weights at every rate of a
+    grid, and the loss is measured again. Model, buffers, gradients, modes, optimizer, attached schedulers and the
+    global random state are bit for bit the same after every call as before it, also when it raises or is interrupted.
+
+    Losses are measured in the modes in which the modules are handed over: a model in training mode is probed with its
+    dropout and batch statistics.
+
+    Args:
+        model: The model; it is not changed.
+        loss_fn: ``loss_fn(output, target) -> scalar tensor``, the mean over the observations of a batch.
+        optimizer: An optimizer over the model's parameters, or some of them. The rate of the grid is that of the first
+            parameter group; the others keep their ratios to it.
+        compute_loss: ``compute_loss(model, batch) -> scalar tensor`` instead of ``loss_fn``. With neither, the model's
+            output must carry ``.loss`` or ``["loss"]``.
+        device: Where batches go; by default where the first parameter is.
+        rng: An int starts again at each call and gives the same numbers; a ``numpy.random.Generator`` is advanced;
+            ``None`` draws afresh. Row r depends on (rng, r) only. The global generators end as they began.
+
+    Raises:
+        TypeError: If an argument has the wrong type; ``loss_fn`` and ``optimizer`` are easily swapped.
+        ValueError: If both losses are given, or the optimizer holds no trainable parameter of the model.
+
+    Example:
+        >>> import torch
+        >>> from autolr import AutoLRTuner
+        >>> X = torch.eye(4).repeat(25, 1)
+        >>> model = torch.nn.Linear(4, 1, bias=False)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> tuner = AutoLRTuner(model, torch.nn.MSELoss(), optimizer, rng=0)
+        >>> result = tuner.tune(X, X.sum(1, keepdim=True), num_subsamples=20)
+        >>> 0.1 < tuner.get_best_lr() < 10.0
+        True
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: LossFunction | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        *,
+        compute_loss: ComputeLoss | None = None,
+        device: torch.device | str | None = None,
+        rng: Rng = None,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(invalid("model", "be a torch.nn.Module", model))
+        if isinstance(loss_fn, torch.optim.Optimizer):
+            raise TypeError(
+                f"`loss_fn` must be a function of an output and a target, got the optimizer {type(loss_fn).__name__}:"
+                " the order is AutoLRTuner(model, loss_fn, optimizer)."
+            )
+        for name, function in (("loss_fn", loss_fn), ("compute_loss", compute_loss)):
+            if function is not None and (not callable(function) or isinstance(function, type)):
+                raise TypeError(invalid(name, "be a function (of a class: an instance of it) or None", function))
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise TypeError(invalid("optimizer", "be a torch.optim.Optimizer", optimizer))
+        if loss_fn is not None and compute_loss is not None:
+            raise ValueError(invalid("compute_loss", "be left out where `loss_fn` is given", compute_loss))
+        self._model, self._loss_fn, self._optimizer, self._compute_loss = model, loss_fn, optimizer, compute_loss
+        self._parameters = _trainable_parameters(model, optimizer)
+        self._device = _device(device, self._parameters[0])
+        self._rng = check_rng(rng)
+        self._plan: Plan | None = None
+        self._result: TuningResult | None = None
+
+    def tune(
+        self,
+        X: Any,
+        Y: Any = None,
+        *,
+        learning_rates: ArrayLike = DEFAULT_LEARNING_RATES,
+        num_subsamples: int = 100,
+        batch_size: int | None = None,
+        sampling: Sampling = "independent",
+        evaluation: Any = "independent",
+        horizon: int = 1,
+        warmup_steps: int = 0,
+        engine: EngineName = "auto",
+        interpolate: bool = False,
+        adaptive: bool = False,
+        time_budget: float | None = None,
+        progress: bool | None = None,
+    ) -> TuningResult:
+        """Measure the loss differentials of M subsamples at K rates.
+
+        Args:
+            X: Tensors, NumPy arrays or pandas frames, shape (N, ...), one row an observation; or, without Y, a
+                ``Dataset``, a ``DataLoader`` or an iterable of batches, whose batches are then the subsamples. NumPy
+                and pandas floats become the model's dtype, their integers int64.
+            Y: The targets, shape (N, ...).
+            learning_rates: The grid, shape (K,): strictly increasing, positive.
+            num_subsamples: The number of subsamples M, at least 2; a partition, a loader or an iterable that ends
+                earlier gives fewer rows.
+            batch_size: The number of observations in a subsample; by default 32, or fewer where there are few
+                observations. Loaders and iterables refuse it: theirs counts.
+            sampling: ``"independent"``: each subsample is drawn without replacement, independently of the others;
+                intervals then speak about this dataset. ``"partition"``: subsamples are disjoint; intervals then speak
+                about the population too. A loader's batches are used in one row only, in its order, in either case.
+            evaluation: Where the losses before and after are measured. ``"independent"``: on another subsample,
+                disjoint from the one that gave the gradient. ``"subsample"``: on the same one, as the original
+                definition has it; this flatters the step. Or data of your own: a pair of arrays, a ``Dataset``, a
+                ``DataLoader`` or an iterable of batches (started again where it ends).
+            horizon: The number of optimizer steps of a probe; 1 in this version.
+            warmup_steps: Gradient evaluations that feed the optimizer's moments, the weights held still, before
+                probing; the same for all rows. Refused for optimizers that keep the rate in their state.
+            engine: ``"step"``: the real optimizer step at every rate, the reference. ``"line"``: one real step, then
+                forwards along its line, verified against real steps. ``"auto"``: the fastest one that verifies.
+            interpolate: Interpolation between rates; ``False`` in this version.
+            adaptive: Dropping rates while tuning; ``False`` in this version.
+            time_budget: Seconds after which no further row is begun, two at the least. The clock does not look at the
+                losses, so that the intervals stay valid.
+            progress: ``None``: a bar on a terminal only; ``True`` or ``False`` force it.
+
+        Returns:
+            The result, also kept for :meth:`suggest`, :meth:`plot` and their kin.
+
+        Raises:
+            TypeError: If the data or an argument has the wrong type, or integers are fed to a layer of floats.
+            ValueError: If an argument is out of its range, the data gives fewer than two rows, a loss before the step
+                is not finite, or the loss broadcasts (m, 1) against (m,).
+        """
+        plan = make_plan(
+            X,
+            Y,
+            device=self._device,
+            dtype=self._parameters[0].dtype,
+            rng=self._rng,
+            learning_rates=learning_rates,
+            num_subsamples=num_subsamples,
+            batch_size=batch_size,
+            sampling=sampling,
+            evaluation=evaluation,
+            horizon=horizon,
+            warmup_steps=warmup_steps,
+            engine=engine,
+            interpolate=interpolate,
+            adaptive=adaptive,
+            time_budget=time_budget,
+            progress=progress,
+        )
+        result = self._run(plan, range(plan.num_subsamples))
+        self._plan = plan if plan.repeatable else None
+        self._result = result
+        return result
+
+    def extend(self, num_subsamples: int) -> TuningResult:
+        """Add subsamples to the last result: the rows that a longer tuning would have had.
+
+        Args:
+            num_subsamples: How many rows are added.
+
+        Raises:
+            NotTunedError: If nothing was tuned yet.
+            ValueError: If the data cannot be drawn again (a loader, an iterable), or the model or the data has changed.
+        """
+        result = self.result
+        num_subsamples = check_integer("num_subsamples", num_subsamples, minimum=1)
+        plan = self._plan
+        if plan is None:
+            raise ValueError(
+                "`num_subsamples` must come from data that can be drawn again, got a loader or an iterable: tune again."
+            )
+        begin = result.differentials.num_subsamples
+        self._result = result.extend(self._run(plan, range(begin, begin + num_subsamples), before=result))
+        return self._result
+
+    @property
+    def result(self) -> TuningResult:
+        """The last result.
+
+        Raises:
+            NotTunedError: If nothing was tuned yet.
+        """
+        if self._result is None:
+            raise NotTunedError("There is no result yet: call tune(X, Y) first.")
+        return self._result
+
+    def summary(self, **options: Any) -> pd.DataFrame:
+        """Return :meth:`TuningResult.summary` of the last result."""
+        return self.result.summary(**options)
+
+    def suggest(self, method: Method = "mean", **options: Any) -> Suggestion:
+        """Return :meth:`TuningResult.suggest` of the last result."""
+        return self.result.suggest(method, **options)
+
+    def get_best_lr(self, method: Method = "mean", **options: Any) -> float:
+        """Return :meth:`TuningResult.get_best_lr` of the last result."""
+        return self.result.get_best_lr(method, **options)
+
+    def plot(self, ax: "Axes | None" = None, **options: Any) -> "Axes":
+        """Return :meth:`TuningResult.plot` of the last result."""
+        return self.result.plot(ax, **options)
+
+    def _run(self, plan: Plan, rows: range, *, before: TuningResult | None = None) -> TuningResult:
+        """Probe the rows of a plan with everything preserved, and return them as a result."""
+        began = time.perf_counter()
+        objective = Objective(self._model, self._loss_fn, self._compute_loss, self._parameters)
+        devices = {self._device, *(parameter.device for parameter in self._parameters)}
+        preserved = (*objective.modules(), self._optimizer, *plan.generators)
+        with torch.inference_mode(False), preserved_state(*preserved, devices=devices) as snapshot:
+            randomness = ForkedRandomness(devices)
+            start = Start(objective, self._optimizer, snapshot, randomness, base_learning_rates(self._optimizer))
+            draw = partial(plan.draw, randomness)
+            first = draw(rows[0])
+            for batch in {id(batch): batch for batch in first or ()}.values():
+                objective.check(batch)
+            if plan.warmup_steps:
+                warm_up(start, plan.warmup_batches(randomness))
+                start = replace(start, snapshot=Snapshot(*preserved))
+            if before is not None:
+                _check_unchanged(start, draw(0), before)
+            deadline = None if plan.time_budget is None else began + plan.time_budget
+            probed = probe_rows(
+                start,
+                plan.learning_rates,
+                draw,
+                rows,
+                engine=plan.engine,
+                deadline=deadline,
+                progress=partial(_progress_bar, plan.progress),
+            )
+        if before is None and len(probed.loss_pre) < 2:
+            raise ValueError(invalid("X", "yield at least 2 rows of subsamples", len(probed.loss_pre)))
+        differentials = LossDifferentials(plan.learning_rates, probed.loss_pre, probed.loss_post)
+        settings = {
+            **plan.settings,
+            "evaluation_passes": plan.num_evaluation_passes,
+            "engine": probed.engine,
+            "engine_reason": probed.engine_reason,
+            "out_of_time": probed.out_of_time,
+            "model": type(self._model).__name__,
+            "num_parameters": sum(parameter.numel() for parameter in self._parameters),
+            "optimizer": type(self._optimizer).__name__,
+            "device": str(self._device),
+            "dtype": str(self._parameters[0].dtype).removeprefix("torch."),
+            "resolution": objective.epsilon,
+            "num_gradients": objective.num_gradients,
+            "num_forwards": objective.num_forwards,
+            "seconds": time.perf_counter() - began,
+            "versions": _versions(),
+        }
+        return TuningResult(differentials, settings)
+
+
+def _trainable_parameters(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """Return the trainable parameters of model and optimizer, each once."""
+    of_model = {id(parameter): parameter for parameter in model.parameters()}
+    if any(isinstance(parameter, nn.parameter.UninitializedParameter) for parameter in of_model.values()):
+        raise ValueError(invalid("model", "have seen a batch, so that its lazy parameters have shapes", model))
+    of_optimizer = {id(p): p for group in optimizer.param_groups for p in group["params"] if p.requires_grad}
+    if not of_model.keys() & of_optimizer.keys():
+        raise ValueError(invalid("optimizer", "hold trainable parameters of `model`", optimizer))
+    return [parameter for parameter in {**of_model, **of_optimizer}.values() if parameter.requires_grad]
+
+
+def _device(device: torch.device | str | None, parameter: torch.Tensor) -> torch.device:
+    if device is None:
+        return parameter.device
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(invalid("device", "be a torch device", device)) from error
+
+
+def _check_unchanged(start: Start, batches: tuple[Batch, Batch] | None, before: TuningResult) -> None:
+    """Raise unless the first row's loss before the step is still what it was."""
+    expected = float(before.differentials.loss_pre[0])
+    loss = float("nan") if batches is None else start.loss(batches[1])
+    if not abs(loss - expected) <= 1e-6 * max(abs(expected), 1.0):
+        raise ValueError(
+            f"`num_subsamples` must extend a result of the same model and data, got a loss of {loss:.6g} on the first"
+            f" subsample, where it was {expected:.6g}: tune again."
+        )
+
+
+def _progress_bar(progress: bool | None, rows: Iterable[int]) -> Iterable[int]:
+    return tqdm(rows, desc="subsamples", unit="", leave=False, disable=None if progress is None else not progress)
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "autolr": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "pandas": pd.__version__,
+        "scipy": scipy.__version__,
+    }

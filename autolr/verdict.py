@@ -1,0 +1,132 @@
+"""The verdict: what the numbers say, in a few plain sentences."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from autolr.errors import DivergedError, NoCandidateError
+from autolr.plotting import format_rate
+from autolr.suggestion import Suggestion, below_resolution
+
+if TYPE_CHECKING:
+    from autolr.result import TuningResult
+
+# a set of best rates that spans this factor does not narrow the rate down
+_TOO_WIDE = 100.0
+
+
+def verdict(suggestion: Suggestion) -> str:
+    """Return the decision in words: the pick, its uncertainty, the edge, what it was measured on, what to do next.
+
+    "I cannot tell" is a verdict too, with its remedy: where the differentials drown in rounding, no rate lowers the
+    loss with confidence, the pick is an end of the grid, or the noise leaves too many rates.
+    """
+    lines = [_decision(suggestion), _uncertainty(suggestion), _edge(suggestion)]
+    lines += [_evidence(suggestion.evidence), _next_step(suggestion)]
+    lines += [f"Caveat: {caveat}" for caveat in suggestion.caveats]
+    return "\n".join(line for line in lines if line)
+
+
+def no_decision(error: NoCandidateError, result: "TuningResult") -> str:
+    """Return the words for a result from which no rate can be picked."""
+    rates = result.differentials.learning_rates
+    if isinstance(error, DivergedError):
+        low = format_rate(rates[0] / 1e3)
+        remedy = f"Use a grid of smaller rates, from {low} on, and check the loss and the scale of the data."
+        reason = f"every one of the {rates.size} rates from {format_rate(rates[0])} on diverged."
+    else:
+        remedy = "Probe every rate in every subsample."
+        reason = "no rate was probed in every subsample."
+    return "\n".join([f"I cannot tell: {reason} {remedy}", _evidence(result)])
+
+
+def _decision(suggestion: Suggestion) -> str:
+    rate, level = format_rate(suggestion.learning_rate), f"{suggestion.confidence_level:.0%}"
+    record = suggestion.evidence.differentials
+    column = record.delta[:, int(np.searchsorted(record.learning_rates, suggestion.learning_rate))]
+    if below_resolution(suggestion.evidence, column):
+        return (
+            "I cannot tell: the loss hardly changes at any rate, by less than its own resolution."
+            " Use larger rates, or double precision."
+        )
+    if not suggestion.improves:
+        return (
+            f"I cannot tell: at no rate does a step lower the loss with {level} confidence."
+            " Use more subsamples or larger batches, and check that the loss can be learned."
+        )
+    if suggestion.at_grid_edge:
+        low, high = record.learning_rates[[0, -1]]
+        if suggestion.at_grid_edge == "high":
+            side, grid = "largest", (low, 1e3 * high)
+        else:
+            side, grid = "smallest", (low / 1e3, high)
+        return (
+            f"I cannot tell: the pick, {rate} (method {suggestion.method}), is the {side} rate of the grid."
+            f" Widen it: learning_rates=autolr.log_grid({format_rate(grid[0])}, {format_rate(grid[1])}, 64)."
+        )
+    best = suggestion.best_set
+    if best and best[-1] > _TOO_WIDE * best[0]:
+        return (
+            f"I cannot tell: the noise leaves {len(best)} rates from {format_rate(best[0])} to {format_rate(best[-1])}"
+            f" that are as good as {rate}. Use more subsamples or larger batches."
+        )
+    steps = "one step changes" if suggestion.horizon == 1 else f"{suggestion.horizon} steps change"
+    change = float(np.median(column)) if suggestion.method == "median" else float(column.mean())
+    statistic = "median" if suggestion.method == "median" else "mean"
+    return (
+        f"Learning rate {rate} (method {suggestion.method}): {steps} the loss by {change:.3g} in the {statistic},"
+        f" from {record.loss_pre.mean():.3g}."
+    )
+
+
+def _uncertainty(suggestion: Suggestion) -> str:
+    best, level = suggestion.best_set, f"{suggestion.confidence_level:.0%}"
+    interval = f"{format_rate(suggestion.low)} to {format_rate(suggestion.high)}"
+    text = f"The best rate for the step lies in {interval} ({level});"
+    if len(best) < 2:
+        return f"{text} no other rate of the grid is as good."
+    rates = suggestion.evidence.differentials.learning_rates
+    between = int(((rates >= best[0]) & (rates <= best[-1])).sum())
+    which = "anything" if between == len(best) else f"{len(best)} of the {between} rates"
+    return f"{text} {which} from {format_rate(best[0])} to {format_rate(best[-1])} is as good at {level}."
+
+
+def _edge(suggestion: Suggestion) -> str:
+    record = suggestion.evidence.differentials
+    if suggestion.max_stable_lr is None:
+        return "Even at the best rate the loss rises on average."
+    unstable = record.learning_rates > suggestion.max_stable_lr
+    parts = []
+    if unstable.any():
+        parts.append(f"the loss rises from {format_rate(record.learning_rates[unstable][0])} on")
+    diverged = np.isinf(record.delta).any(axis=0)
+    if diverged.any():
+        parts.append(f"probes diverge from {format_rate(record.learning_rates[diverged][0])} on")
+    if not parts:
+        return f"The loss rises at no rate of the grid, up to {format_rate(record.learning_rates[-1])}."
+    sentence = ", ".join(parts)
+    return f"{sentence[0].upper()}{sentence[1:]}."
+
+
+def _evidence(result: "TuningResult") -> str:
+    settings, num_rows = result.settings, result.differentials.num_subsamples
+    size, sampling = settings.get("batch_size"), settings.get("sampling")
+    text = f"Measured on {num_rows} {'disjoint ' if sampling == 'partition' else ''}subsamples"
+    text += f" of {size} observations" if size else ""
+    where = {"independent": ", losses on other observations", "own data": ", losses on data of your own"}
+    text += where.get(settings.get("evaluation", ""), "")
+    about = {"independent": "this dataset", "partition": "the population too"}.get(str(sampling))
+    text += f"; intervals speak about {about}" if about else ""
+    if "seconds" in settings:
+        evaluations = settings["num_gradients"] + settings["num_forwards"] / 3.0
+        text += f". Cost: {settings['seconds']:.1f} s, {evaluations:.0f} gradient evaluations"
+    return f"{text}."
+
+
+def _next_step(suggestion: Suggestion) -> str:
+    if suggestion.horizon > 1 or not suggestion.improves:
+        return ""
+    return (
+        "The best single step is not yet the rate to train a whole run with, which is often several times lower:"
+        " try both."
+    )

@@ -1,0 +1,174 @@
+import numpy as np
+import pytest
+import statistics_oracles as oracles
+from scipy import stats
+
+from autolr.statistics import best_set, regret_bound
+from autolr.statistics._comparisons import Comparisons
+
+METHODS = ["studentized", "mvt"]
+
+
+def curves(seed=0, num_rows=12, means=(0.0, 0.3, 0.8, 2.0, 9.0)):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(num_rows, 1)) + 0.7 * rng.normal(size=(num_rows, len(means))) + np.array(means)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("level", [0.8, 0.95])
+def test_studentized_set_is_that_of_a_double_loop_over_the_same_rows(seed, level):
+    delta = curves(seed)
+    inside = best_set(delta, confidence_level=level, num_resamples=99, rng=seed)
+    np.testing.assert_array_equal(inside, oracles.best_set(delta, level, oracles.resampled_rows(12, 99, seed)))
+
+
+@pytest.mark.parametrize("pick", [0, 1, 3])
+def test_regret_bound_is_that_of_a_double_loop_over_the_same_rows(pick):
+    delta = curves(1)
+    bound = regret_bound(delta, pick, num_resamples=99, rng=1)
+    np.testing.assert_allclose(bound, oracles.regret_bound(delta, pick, 0.95, oracles.resampled_rows(12, 99, 1)))
+
+
+def test_mvt_critical_value_of_a_single_pair_is_that_of_t():
+    comparisons = Comparisons(
+        curves(0, means=(0.0, 0.0)), confidence_level=0.95, method="mvt", num_resamples=200_000, rng=0
+    )
+    delta = comparisons.delta
+    sem = stats.sem(delta[:, 0] - delta[:, 1])
+    assert comparisons.of(0).half_width[1] / sem == pytest.approx(stats.t.ppf(0.95, 11), rel=0.01)
+
+
+def test_mvt_critical_value_is_that_of_scipys_multivariate_t():
+    delta = curves(2, means=(0.0, 0.0, 0.0, 0.0))
+    comparisons = Comparisons(delta, confidence_level=0.95, method="mvt", num_resamples=100_000, rng=0)
+    differences = delta[:, [0]] - delta[:, 1:]
+    critical = comparisons.of(0).half_width[1:] / stats.sem(differences)
+    np.testing.assert_allclose(critical, critical[0])
+    joint = stats.multivariate_t(shape=np.corrcoef(differences.T), df=11, seed=np.random.default_rng(0))
+    assert joint.cdf(critical) == pytest.approx(0.95, abs=0.004)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_smallest_mean_is_always_in_and_far_ones_are_out(method):
+    for seed in range(20):
+        delta = curves(seed, num_rows=20)
+        inside = best_set(delta, method=method, num_resamples=200, rng=0)
+        assert inside[delta.mean(axis=0).argmin()]
+        assert not inside[4]
+
+
+def test_methods_agree_for_many_rows():
+    delta = curves(5, num_rows=200, means=np.linspace(0.0, 0.5, 12))
+    sets = [best_set(delta, method=method, rng=0) for method in METHODS]
+    assert (sets[0] != sets[1]).sum() <= 1
+
+
+def test_skipping_far_rates_changes_nothing(monkeypatch):
+    delta = curves(3, num_rows=30, means=np.linspace(0.0, 3.0, 12) ** 2)
+    expected = best_set(delta, rng=0)
+    monkeypatch.setattr("autolr.statistics._comparisons.FAR_OUT", np.inf)
+    np.testing.assert_array_equal(best_set(delta, rng=0), expected)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_columns_equal_but_for_rounding_are_tied(method):
+    delta = curves(0)
+    twin = delta[:, 0] + 0.1 - 0.1
+    assert not np.array_equal(twin, delta[:, 0])
+    inside = best_set(np.column_stack([delta, twin]), method=method, rng=0)
+    assert inside[0]
+    assert inside[-1]
+    np.testing.assert_array_equal(inside[:-1], best_set(delta, method=method, rng=0))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_diverged_columns_are_out_and_leave_the_others_unchanged(method):
+    delta = curves(0)
+    diverged = np.where(np.arange(12) == 3, np.inf, -100.0)
+    inside = best_set(np.column_stack([diverged, delta]), method=method, rng=0)
+    assert not inside[0]
+    np.testing.assert_array_equal(inside[1:], best_set(delta, method=method, rng=0))
+    assert regret_bound(np.column_stack([diverged, delta]), 0, method=method, rng=0) == np.inf
+    np.testing.assert_allclose(
+        regret_bound(np.column_stack([diverged, delta]), 2, method=method, rng=0),
+        regret_bound(delta, 1, method=method, rng=0),
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_single_and_no_candidates(method):
+    assert best_set([[1.0], [2.0]], method=method).tolist() == [True]
+    assert best_set([[np.inf], [2.0]], method=method).tolist() == [False]
+    assert best_set(np.full((3, 4), -0.5), method=method).all()
+    assert regret_bound([[1.0], [2.0]], 0, method=method) == 0.0
+
+
+@pytest.mark.parametrize("num_rows", [2, 3])
+def test_too_few_rows_exclude_nothing(num_rows):
+    delta = curves(0, num_rows=num_rows)
+    assert best_set(delta, rng=0).all()
+    assert regret_bound(delta, 0, rng=0) == np.inf
+
+
+def test_coarse_pairs_do_not_keep_a_bad_rate_in_the_set():
+    """Two rates so small that their differences are mostly the same, against one that is clearly better."""
+    rng = np.random.default_rng(0)
+    tiny = np.zeros((20, 2))
+    tiny[3, 0] = 6e-8
+    tiny[7, 1] = 6e-8
+    inside = best_set(np.column_stack([tiny, rng.normal(-1.0, 0.1, size=20)]), rng=0)
+    assert inside.tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_set_is_equivariant_under_common_shift_and_scale(method):
+    delta = curves(4)
+    expected = best_set(delta, method=method, rng=0)
+    np.testing.assert_array_equal(best_set(3.0 + 1e-5 * delta, method=method, rng=0), expected)
+    np.testing.assert_allclose(
+        regret_bound(3.0 + 1e-5 * delta, 1, method=method, rng=0),
+        1e-5 * regret_bound(delta, 1, method=method, rng=0),
+        rtol=1e-6,
+    )
+
+
+def test_bad_arguments_are_refused():
+    delta = curves(0)
+    with pytest.raises(ValueError, match=r"`method` must be one of 'studentized', 'mvt', got 'holm'\."):
+        best_set(delta, method="holm")
+    with pytest.raises(ValueError, match=r"`pick` must be below the number of columns 5, got 5\."):
+        regret_bound(delta, 5)
+    with pytest.raises(TypeError, match=r"`pick` must be an integer, got 0\.1\."):
+        regret_bound(delta, 0.1)
+    with pytest.raises(ValueError, match="`delta` must be free of NaN"):
+        best_set([[np.nan], [0.0]])
+    for method in METHODS:
+        with pytest.raises(ValueError, match="`num_resamples` must be at least 1"):
+            best_set(delta, method=method, num_resamples=0)
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("method", METHODS)
+def test_set_covers_one_of_many_tied_best_rates_and_unadjusted_tests_fail_to(method):
+    rng = np.random.default_rng(0)
+    covered = unadjusted = 0
+    for _ in range(400):
+        delta = curves(rng.integers(2**31), num_rows=20, means=[0.0] * 11)
+        covered += best_set(delta, method=method, num_resamples=400, rng=rng)[0]
+        difference = delta[:, [0]] - delta[:, 1:]
+        unadjusted += (difference.mean(axis=0) <= stats.t.ppf(0.95, 19) * stats.sem(difference)).all()
+    assert covered / 400 >= 0.93
+    assert unadjusted / 400 < 0.88
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("method", METHODS)
+def test_regret_bound_holds_for_the_pick_with_the_smallest_mean(method):
+    rng = np.random.default_rng(1)
+    means = np.linspace(0.0, 0.6, 8)
+    held = 0
+    for _ in range(400):
+        delta = curves(rng.integers(2**31), num_rows=20, means=means)
+        pick = int(delta.mean(axis=0).argmin())
+        held += means[pick] <= regret_bound(delta, pick, method=method, num_resamples=400, rng=rng)
+    assert held / 400 >= 0.93

@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+import statistics_oracles as oracles
+
+from autolr.statistics import _resampling, bootstrap_t_interval
+from autolr.statistics._resampling import Resamples, comparable, critical_value
+
+
+def test_weights_count_the_rows_that_were_drawn():
+    (weights,) = Resamples(7, 20, rng=3)
+    expected = [np.bincount(row, minlength=7) for row in oracles.resampled_rows(7, 20, 3)]
+    np.testing.assert_array_equal(weights, expected)
+
+
+def test_large_problems_are_drawn_block_by_block_and_again_at_each_use(monkeypatch):
+    monkeypatch.setattr(_resampling, "MAX_WEIGHTS", 50)
+    resamples = Resamples(10, 23, rng=0)
+    blocks = list(resamples)
+    assert [len(block) for block in blocks] == [5, 5, 5, 5, 3]
+    assert (np.concatenate(blocks).sum(axis=1) == 10).all()
+    np.testing.assert_array_equal(np.concatenate(blocks), np.concatenate(list(resamples)))
+    values = np.random.default_rng(0).normal(size=(10, 2))
+    np.testing.assert_allclose(resamples.means(values), np.concatenate(blocks) @ values / 10)
+
+
+def test_blocks_give_an_interval_that_differs_by_the_noise_of_resampling_only(monkeypatch):
+    delta = np.random.default_rng(0).normal(size=(30, 3))
+    whole = bootstrap_t_interval(delta, rng=0, num_resamples=20_000)
+    monkeypatch.setattr(_resampling, "MAX_WEIGHTS", 30_000)
+    np.testing.assert_allclose(bootstrap_t_interval(delta, rng=0, num_resamples=20_000), whole, atol=0.03)
+
+
+def test_statistic_of_a_constant_resample_is_infinite_with_the_sign_of_its_error():
+    resamples = Resamples(2, 100, rng=0)
+    (weights,) = resamples
+    statistic = resamples.studentized(np.array([[-0.5], [0.5]]))[:, 0]
+    np.testing.assert_array_equal(np.isneginf(statistic), weights[:, 0] == 2)
+    np.testing.assert_array_equal(np.isposinf(statistic), weights[:, 1] == 2)
+    assert (statistic[weights[:, 0] == 1] == 0.0).all()
+
+
+@pytest.mark.parametrize(
+    ("num", "level", "rank"), [(1999, 0.95, 1900), (2000, 0.95, 1901), (99, 0.9, 90), (10, 0.1, 2)]
+)
+def test_critical_value_is_the_order_statistic_of_its_rank(num, level, rank):
+    values = np.random.default_rng(0).permutation(np.arange(1.0, num + 1))
+    assert critical_value(values, level) == rank
+
+
+def test_columns_that_make_the_maximum_infinite_too_often_are_left_out():
+    statistic = np.zeros((1000, 4))
+    statistic[:20, 1] = np.inf  # 2% are below the 2.5% that are allowed
+    statistic[:15, 2] = np.inf  # the same resamples: no more of them
+    statistic[500:510, 3] = np.inf  # other ones; on their own they come first, and then the 2% are too many
+    np.testing.assert_array_equal(comparable(statistic, 0.95), [True, False, True, True])
+    np.testing.assert_array_equal(comparable(statistic[:, :3], 0.95), [True, True, True])
+    np.testing.assert_array_equal(comparable(np.full((9, 2), np.inf), 0.95), [False, False])
