@@ -11,11 +11,11 @@ from typing import TextIO, get_args
 import numpy as np
 import pandas as pd
 
+from autolr._text import format_rate
 from autolr._typing import Method
 from autolr._version import __version__
 from autolr.errors import NoCandidateError
 from autolr.grids import log_grid
-from autolr.plotting import format_rate
 from autolr.result import TuningResult
 from autolr.storage import save_json, to_json
 

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any, TypeAlias
 
@@ -9,13 +10,17 @@ import numpy as np
 import pandas as pd
 import torch
 from pandas.api import types as pandas_types
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, default_collate
 
 from autolr._typing import Batch, IntArray
 from autolr._validation import describe, invalid
 
 _ARRAYS = (torch.Tensor, np.ndarray, pd.DataFrame, pd.Series)
 _FORMS = "a tensor, a NumPy array or a pandas frame"
+_NUMBERS = "fiubc"  # the kinds of NumPy dtypes that are numbers
+_GENERATORS = (torch.Generator, np.random.Generator, random.Random)
+_HOLDERS = (DataLoader, Dataset, Sampler)
 
 
 def map_tensors(function: Callable[[torch.Tensor], torch.Tensor], batch: Batch) -> Batch:
@@ -32,26 +37,31 @@ def map_tensors(function: Callable[[torch.Tensor], torch.Tensor], batch: Batch) 
         >>> map_tensors(lambda tensor: tensor + 1, {"x": torch.tensor([1, 2]), "name": "a"})
         {'x': tensor([2, 3]), 'name': 'a'}
     """
-    if isinstance(batch, torch.Tensor):
-        return function(batch)
+    return _map_leaves(lambda leaf: function(leaf) if isinstance(leaf, torch.Tensor) else leaf, batch)
+
+
+def _map_leaves(function: Callable[[Any], Any], batch: Batch) -> Batch:
     if isinstance(batch, Mapping):
-        items = {key: map_tensors(function, value) for key, value in batch.items()}
+        items = {key: _map_leaves(function, value) for key, value in batch.items()}
         if type(batch) is dict or not isinstance(batch, MutableMapping):
             return items
         mapped = copy.copy(batch)
         mapped.update(items)
         return mapped
+    if isinstance(batch, PackedSequence):  # torch wants its batch_sizes to stay on the CPU
+        data, batch_sizes, *order = batch
+        return PackedSequence(_map_leaves(function, data), batch_sizes, *_map_leaves(function, order))
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):  # a named tuple
-        return type(batch)(*(map_tensors(function, part) for part in batch))
+        return type(batch)(*(_map_leaves(function, part) for part in batch))
     if isinstance(batch, (tuple, list)):
-        return type(batch)([map_tensors(function, part) for part in batch])
+        return type(batch)([_map_leaves(function, part) for part in batch])
     if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
         clone = copy.copy(batch)
         for field in dataclasses.fields(batch):
             # frozen ones too: the copy is ours until it is handed out
-            object.__setattr__(clone, field.name, map_tensors(function, getattr(batch, field.name)))
+            object.__setattr__(clone, field.name, _map_leaves(function, getattr(batch, field.name)))
         return clone
-    return batch
+    return function(batch)
 
 
 class ArrayRows:
@@ -61,7 +71,7 @@ class ArrayRows:
         X: The inputs, shape (N, ...): a tensor, a NumPy array or a pandas frame.
         Y: The targets, shape (N, ...), or ``None``.
         device: Where batches go.
-        dtype: What NumPy and pandas floats become; their integers become int64. Tensors keep their dtype.
+        dtype: What NumPy and pandas floats become; their integers and bools become int64. Tensors keep their dtype.
         names: The names of X and Y in error messages.
     """
 
@@ -87,10 +97,7 @@ class ArrayRows:
         if isinstance(values, torch.Tensor):
             where = torch.from_numpy(indices).to(values.device)
             return values.index_select(0, where).to(self._device)
-        rows = values[indices]
-        if rows.dtype.kind == "f":
-            return torch.from_numpy(rows.astype(rows.dtype.newbyteorder("="))).to(self._device, self._dtype)
-        return torch.from_numpy(rows if rows.dtype.kind == "c" else rows.astype(np.int64)).to(self._device)
+        return _tensor(values[indices], self._dtype).to(self._device)
 
 
 class DatasetRows:
@@ -119,27 +126,42 @@ class DatasetRows:
 
 
 class BatchStream:
-    """Batches as a loader or an iterable yields them, read once from its start.
+    """Batches as a loader or an iterable yields them, read from its start; NumPy and pandas numbers become tensors.
 
     A ``DataLoader`` is read through a copy of its own, so that an epoch that is running in the user's training goes on
-    undisturbed, also with persistent workers.
+    undisturbed, also with persistent workers. Batches are copies too, since an iterable may fill one buffer again and
+    again, and a model may write into its input. They stay where the user has them, until :meth:`move`.
 
     Args:
         batches: A ``DataLoader`` or any iterable of batches; its length may be unknown.
         device: Where batches go.
+        dtype: What NumPy and pandas floats become.
     """
 
-    def __init__(self, batches: Iterable[Batch], *, device: torch.device) -> None:
-        self._batches, self._device = batches, device
+    def __init__(self, batches: Iterable[Batch], *, device: torch.device, dtype: torch.dtype) -> None:
+        self._batches, self._device, self._dtype = batches, device, dtype
 
     def __iter__(self) -> Iterator[Batch]:
-        """Return an iterator over the batches on the device."""
+        """Return an iterator over copies of the batches."""
         batches = self._batches
         if isinstance(batches, DataLoader):
             loader = copy.copy(batches)
             loader._iterator = None
             batches = loader
-        return (to_device(batch, self._device) for batch in batches)
+        return (_map_leaves(self._copied, batch) for batch in batches)
+
+    def move(self, batch: Batch) -> Batch:
+        """Return the batch on the device."""
+        return to_device(batch, self._device)
+
+    def _copied(self, leaf: Any) -> Any:
+        if isinstance(leaf, torch.Tensor):
+            return leaf.detach().clone()
+        if isinstance(leaf, (pd.DataFrame, pd.Series)) and _column_without_numbers(leaf) is None:
+            leaf = _frame_values(leaf)
+        if isinstance(leaf, np.ndarray) and leaf.dtype.kind in _NUMBERS:
+            return _tensor(leaf, self._dtype)
+        return copy.deepcopy(leaf) if _is_movable(leaf) else leaf
 
 
 Rows: TypeAlias = ArrayRows | DatasetRows
@@ -171,66 +193,113 @@ def read_data(
         ValueError: If X and Y differ in length, the data is empty, or ``batch_size`` is given where it has no use.
     """
     name, name_of_targets = names
+    is_dataset = isinstance(X, Dataset) or hasattr(X, "__getitems__")  # torch's protocol; some datasets are no Dataset
     if isinstance(X, _ARRAYS):
         return ArrayRows(X, Y, device=device, dtype=dtype, names=names)
     if Y is not None:
-        if isinstance(X, (Dataset, DataLoader)):
+        if is_dataset or isinstance(X, DataLoader):
             raise TypeError(invalid(name_of_targets, f"be None where `{name}` is a {type(X).__name__}", Y))
         raise TypeError(invalid(name, f"be {_FORMS} where `{name_of_targets}` is given", X))
     if isinstance(X, IterableDataset):
         X = DataLoader(X, batch_size=32 if batch_size is None else batch_size)
-    elif isinstance(X, Dataset):
+    elif is_dataset:
         if not hasattr(X, "__len__"):
             raise TypeError(invalid(name, "have a length (or be an IterableDataset)", X))
         return DatasetRows(X, device=device)
-    elif batch_size is not None:
-        raise ValueError(invalid("batch_size", f"be left out where `{name}` brings its own batches", batch_size))
     if isinstance(X, (str, bytes, Mapping)) or not isinstance(X, Iterable):
         raise TypeError(invalid(name, f"be {_FORMS}, a Dataset, a DataLoader or an iterable of batches", X))
-    if isinstance(X, tuple) and all(isinstance(part, _ARRAYS) for part in X):
+    if isinstance(X, tuple) and X and all(isinstance(part, _ARRAYS) for part in X):
         kinds = ", ".join(type(part).__name__ for part in X)
-        raise TypeError(f"`{name}` must not be a tuple of arrays, got ({kinds}): pass them as two arguments, X and Y.")
-    return BatchStream(X, device=device)
+        remedy = "pass them as two arguments, X and Y" if name == "X" else "pass a pair (x, y)"
+        raise TypeError(f"`{name}` must not be a tuple of arrays, got ({kinds}): {remedy}.")
+    if batch_size is not None and not isinstance(getattr(X, "dataset", None), IterableDataset):
+        raise ValueError(invalid("batch_size", f"be left out where `{name}` brings its own batches", batch_size))
+    return BatchStream(X, device=device, dtype=dtype)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Return the batch with its tensors on ``device``, detached from any graph of the user's."""
-    return map_tensors(lambda tensor: tensor.detach().to(device), batch)
+    """Return the batch with its tensors on ``device``, detached from any graph of the user's.
+
+    Objects of other libraries that have a method ``to`` (graphs, say) are asked to move by it.
+    """
+
+    def move(leaf: Any) -> Any:
+        if isinstance(leaf, torch.Tensor):
+            return leaf.detach().to(device)
+        return leaf.to(device) if _is_movable(leaf) else leaf
+
+    return _map_leaves(move, batch)
 
 
-def random_generators(data: Any) -> list[torch.Generator | np.random.Generator]:
-    """Return the random generators that a loader, its samplers and its dataset hold, so that they can be put back."""
-    found: list[torch.Generator | np.random.Generator] = []
-    for part in (
-        data,
-        getattr(data, "dataset", None),
-        getattr(data, "sampler", None),
-        getattr(data, "batch_sampler", None),
-        getattr(getattr(data, "batch_sampler", None), "sampler", None),
-    ):
-        values = getattr(part, "__dict__", {}).values()
-        found += [value for value in values if isinstance(value, (torch.Generator, np.random.Generator))]
-    return found
+def random_generators(data: Any) -> list[torch.Generator | np.random.Generator | random.Random]:
+    """Return the random generators that a loader, its samplers and its datasets hold, so that they can be put back.
+
+    Also those of the objects that these hold directly, such as transforms; not what lies deeper.
+    """
+    found: dict[int, Any] = {}
+    seen: dict[int, Any] = {}
+    pending = [data]
+    while pending:
+        holder = pending.pop()
+        if id(holder) in seen or not isinstance(holder, _HOLDERS):
+            continue
+        seen[id(holder)] = holder
+        values = list(vars(holder).values())
+        values += [part for value in values if isinstance(value, (list, tuple)) for part in value]
+        pending += values
+        values += [part for value in values for part in getattr(value, "__dict__", {}).values()]
+        found |= {id(value): value for value in values if isinstance(value, _GENERATORS)}
+    return list(found.values())
+
+
+def _is_movable(leaf: Any) -> bool:
+    return callable(getattr(leaf, "to", None)) and not isinstance(leaf, (type, torch.nn.Module))
+
+
+def _tensor(values: np.ndarray[Any, Any], dtype: torch.dtype) -> torch.Tensor:
+    """Return a copy of numbers as a tensor: floats in ``dtype``, complex ones as they are, others int64."""
+    kind = values.dtype.kind
+    if kind not in "fc":
+        return torch.from_numpy(np.array(values, dtype=np.int64))
+    widest = np.dtype(np.float64 if kind == "f" else np.complex128)  # of what torch knows
+    native = widest if values.dtype.itemsize > widest.itemsize else values.dtype.newbyteorder("=")
+    tensor = torch.from_numpy(np.array(values, dtype=native))
+    return tensor.to(dtype) if kind == "f" else tensor
 
 
 def _array(name: str, values: Any) -> torch.Tensor | np.ndarray[Any, Any]:
     """Return the values as a tensor, or as a NumPy array of numbers, with at least one row."""
     if isinstance(values, (pd.DataFrame, pd.Series)):
-        values = _frame_values(name, values)
+        refused = _column_without_numbers(values)
+        if refused is not None:
+            column, dtype = refused
+            which = "" if isinstance(values, pd.Series) else f" in every column, not only outside of {describe(column)}"
+            raise TypeError(invalid(name, f"hold real numbers{which}", f"dtype {dtype}"))
+        values = _frame_values(values)
     if not isinstance(values, (torch.Tensor, np.ndarray)):
         raise TypeError(invalid(name, f"be {_FORMS}", values))
-    if isinstance(values, np.ndarray) and values.dtype.kind not in "fiubc":
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise ValueError(invalid(name, "have no masked values", f"{np.ma.count_masked(values)} of them"))
+    if isinstance(values, np.ndarray) and values.dtype.kind not in _NUMBERS:
         raise TypeError(invalid(name, "hold numbers", f"dtype {values.dtype}"))
+    if isinstance(values, torch.Tensor) and values.layout not in (torch.strided, torch.sparse_coo):
+        raise TypeError(invalid(name, "be dense or sparse COO, so that rows can be taken", str(values.layout)))
     if values.ndim == 0 or len(values) == 0:
         raise ValueError(invalid(name, "have at least one row", f"shape {tuple(values.shape)}"))
-    return values.detach() if isinstance(values, torch.Tensor) else values
+    return values.detach() if isinstance(values, torch.Tensor) else np.asarray(values)
 
 
-def _frame_values(name: str, frame: "pd.DataFrame | pd.Series[Any]") -> np.ndarray[Any, Any]:
+def _column_without_numbers(frame: "pd.DataFrame | pd.Series[Any]") -> tuple[Any, Any] | None:
+    """Return the name and the dtype of the first column that does not hold real numbers or bools, if there is one."""
     columns = frame.to_frame() if isinstance(frame, pd.Series) else frame
     for column, dtype in columns.dtypes.items():
-        if not pandas_types.is_numeric_dtype(dtype):  # bool counts as numeric
-            raise TypeError(invalid(name, f"have numeric columns only, not {describe(column)}", f"dtype {dtype}"))
+        if not pandas_types.is_numeric_dtype(dtype) or pandas_types.is_complex_dtype(dtype):  # bool counts as numeric
+            return column, dtype
+    return None
+
+
+def _frame_values(frame: "pd.DataFrame | pd.Series[Any]") -> np.ndarray[Any, Any]:
+    columns = frame.to_frame() if isinstance(frame, pd.Series) else frame
     integral = all(
         pandas_types.is_integer_dtype(dtype) or pandas_types.is_bool_dtype(dtype) for dtype in columns.dtypes
     )

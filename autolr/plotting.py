@@ -4,14 +4,15 @@ Matplotlib is imported on the first picture, not with the package. No function s
 a global style; text and ticks keep the colours of the style that is active.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from autolr._plot_axes import LossRange, place_legend, set_loss_axis, set_rate_axis, text_color
+from autolr._text import format_rate
 from autolr._typing import BoolArray, FloatArray, Method
 from autolr._validation import check_confidence_level, check_learning_rates, check_option, check_real, invalid
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 # The palette of Okabe and Ito (2008), Color universal design: told apart with any kind of colour vision.
 _BLUE, _SKY, _GREEN, _VERMILLION, _GREY = "#0072B2", "#56B4E9", "#009E73", "#D55E00", "#999999"
-_SYMLOG_SPAN = 30.0  # on a linear grid: beyond this multiple of the best fall, a linear axis would hide the fall
 _SUBSAMPLES = "subsamples"
 _LARGEST = 1e100  # a picture with margins about this loss does not overflow
 _RUG_HEIGHT, _BRACKET_HEIGHT = 0.955, 0.045  # in shares of the axes
@@ -34,29 +34,6 @@ class _Curve(NamedTuple):
     low: FloatArray
     high: FloatArray
     band: tuple[FloatArray, FloatArray] | None
-
-
-class _LossRange(NamedTuple):
-    low: float
-    high: float
-    scale: float  # the size of the differentials that matter: the fall of the loss at its best
-
-
-def format_rate(rate: float, *, digits: int = 2, plain_from: int = -2) -> str:
-    """Return a rate as people write it: at most ``digits`` significant digits, plainly from 10^``plain_from`` on.
-
-    Example:
-        >>> format_rate(0.0031623), format_rate(1e-05), format_rate(0.25), format_rate(10.0)
-        ('3.2e-3', '1e-5', '0.25', '10')
-    """
-    if rate == 0.0:
-        return "0"
-    mantissa, exponent = f"{rate:.{digits - 1}e}".split("e")
-    if plain_from <= int(exponent) < 4:
-        text = f"{float(f'{mantissa}e{exponent}'):f}".rstrip("0").rstrip(".")
-    else:
-        text = f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}e{int(exponent)}"
-    return text.replace("-", "\N{MINUS SIGN}", 1) if rate < 0.0 else text
 
 
 def plot_differentials(
@@ -77,7 +54,7 @@ def plot_differentials(
     """Draw the loss differentials against the learning rate, and the decision that was made on them.
 
     The rates are on a logarithmic axis, unless their grid is linear; the differentials on a symmetric-logarithmic one
-    (linear as far as the loss falls, logarithmic beyond), unless they span less than two decades on a linear grid.
+    (linear as far as the loss falls, logarithmic beyond), or on a linear one where a linear grid lets the fall be seen.
 
     The curve has a gap where a probe diverged, as it has no mean there; such rates are marked with a cross at the top.
     The legend stands above the axes, so that it covers no data: a figure of your own should have
@@ -135,8 +112,8 @@ def plot_differentials(
 
     shown = (rates >= left) & (rates <= right)
     losses = _loss_range(curve, rates, shown, pick, trim)
-    _set_rate_axis(ax, left, right, logarithmic=logarithmic)
-    view = _set_loss_axis(ax, losses, logarithmic=logarithmic)
+    set_rate_axis(ax, left, right, logarithmic=logarithmic)
+    view = set_loss_axis(ax, losses, logarithmic=logarithmic)
     name = "median" if method == "median" else "mean"
     handles = _draw_curve(ax, rates, curve, view, labels=(f"{name} dL", f"{level} interval", f"{level} band"))
     if lines is not None:
@@ -155,7 +132,7 @@ def plot_differentials(
         handles.append(_mark_diverged(ax, rates[diverged]))
     ax.set_xlabel("learning rate")
     ax.set_ylabel("change of loss (dL)")
-    _place_legend(ax, handles, gap=15.0 if pick_shown else 4.0)
+    place_legend(ax, handles, gap=15.0 if pick_shown else 4.0, faint=_SUBSAMPLES)
     return ax
 
 
@@ -256,11 +233,11 @@ def _spans(best: BoolArray, boundaries: FloatArray) -> list[tuple[float, float]]
     return [(float(boundaries[first]), float(boundaries[stop])) for first, stop in changes.reshape(-1, 2)]
 
 
-def _loss_range(curve: _Curve, rates: FloatArray, shown: BoolArray, pick: float | None, trim: float) -> _LossRange:
+def _loss_range(curve: _Curve, rates: FloatArray, shown: BoolArray, pick: float | None, trim: float) -> LossRange:
     """Return the losses to show: the drawn interval ends but for the extreme ones, and all of the pick's."""
     drawn = shown & np.isfinite(curve.center)
     if not drawn.any():
-        return _LossRange(-1.0, 1.0, 1.0)
+        return LossRange(-1.0, 1.0, 1.0)
     columns = [int(np.argmin(np.where(drawn, curve.center, np.inf)))]
     if pick is not None:
         nearest = int(np.argmin(np.abs(np.log(rates / pick))))
@@ -276,93 +253,7 @@ def _loss_range(curve: _Curve, rates: FloatArray, shown: BoolArray, pick: float 
     # NOTE: the pick of flat noise may be at 0 by chance; the error, at most the lowest value, is then the size to see.
     error = (float(curve.high[columns[-1]]) - float(curve.low[columns[-1]])) / 2.0
     scale = max(at_pick, min(error, lowest)) or float(np.abs(inside).max()) or 1.0
-    return _LossRange(float(inside.min()), float(inside.max()), scale)
-
-
-def _set_rate_axis(ax: "Axes", left: float, right: float, *, logarithmic: bool) -> None:
-    from matplotlib import ticker
-
-    ax.set_xscale("log" if logarithmic else "linear")
-    ax.set_xlim(left, right)
-    decades = math.log10(right / left) if logarithmic else 0.0
-    if decades > 0.6:
-        subs = (1.0, 2.0, 5.0) if decades <= 1.2 else (1.0, 3.0) if decades <= 2.5 else (1.0,)
-        ax.xaxis.set_major_locator(ticker.LogLocator(subs=subs))
-    else:
-        ax.xaxis.set_major_locator(ticker.MaxNLocator(nbins=4 if logarithmic else 5, steps=[1, 2, 5, 10]))
-    ax.xaxis.set_major_formatter(ticker.FuncFormatter(_rate_tick if logarithmic else _tick))
-    ax.xaxis.set_minor_formatter(ticker.NullFormatter())
-
-
-def _set_loss_axis(ax: "Axes", losses: _LossRange, *, logarithmic: bool) -> tuple[float, float]:
-    """Set scale, range and ticks of the losses; return the range with its margins."""
-    from matplotlib import ticker
-
-    largest = max(abs(losses.low), abs(losses.high))
-    symlog = logarithmic or largest > _SYMLOG_SPAN * losses.scale
-    threshold = 1.25 * max(losses.scale, min(abs(losses.low), 2.0 * losses.scale))
-    if symlog:
-        # NOTE: the linear part, where the minimum is, gets as much height as all decades beyond it.
-        decades = math.log10(max(1.0, largest / threshold))
-        ax.set_yscale("symlog", linthresh=threshold, linscale=max(1.0, 0.9 * decades))
-    else:
-        ax.set_yscale("linear")
-    transform = ax.yaxis.get_transform()
-    ends = np.asarray(transform.transform(np.array([losses.low, losses.high])))
-    height = float(ends[1] - ends[0]) or 0.2 * abs(float(ends[0])) or 1.0
-    padded = np.array([ends[0] - 0.13 * height, ends[1] + 0.13 * height])
-    bottom, top = (float(end) for end in transform.inverted().transform(padded))
-    ax.set_ylim(bottom, top)
-    spacing = 1.6 * _tick_size(ax) / 72.0 / (0.75 * _inches(ax)[1])
-    if symlog:
-
-        def share(value: float) -> float:
-            return float((transform.transform(np.array([value]))[0] - padded[0]) / (padded[1] - padded[0]))
-
-        ticks = _symlog_ticks(losses, (bottom, top), threshold, share, spacing)
-        ax.yaxis.set_major_locator(ticker.FixedLocator(ticks))
-        ax.yaxis.set_minor_locator(ticker.NullLocator())
-    else:
-        ax.yaxis.set_major_locator(ticker.MaxNLocator(nbins=max(2, min(8, int(1.0 / spacing))), steps=[1, 2, 5, 10]))
-    ax.yaxis.set_major_formatter(ticker.FuncFormatter(_tick))
-    return bottom, top
-
-
-def _symlog_ticks(
-    losses: _LossRange, view: tuple[float, float], threshold: float, share: Callable[[float], float], spacing: float
-) -> list[float]:
-    """Return round losses in the linear part and decades of the losses beyond it, ``spacing`` (in axes) apart."""
-    lower, upper = max(view[0], -threshold), min(view[1], threshold)
-    ticks: list[float] = []
-    if upper > lower:
-        step = _round_up((upper - lower) / max(1.0, (share(upper) - share(lower)) / spacing))
-        ticks += [step * i for i in range(math.ceil(lower / step), math.floor(upper / step) + 1)]
-    first = math.floor(math.log10(threshold)) + 1
-    for sign, end in ((1.0, view[1]), (-1.0, -losses.low)):
-        last = math.floor(math.log10(end)) if end > threshold else first - 1
-        for exponent in range(first, last + 1):
-            tick = sign * 10.0**exponent
-            if all(abs(share(tick) - share(other)) >= spacing for other in ticks):
-                ticks.append(tick)
-    below = -_round_up(losses.scale / 2.5)
-    if losses.low <= below and not any(losses.low <= tick < 0.0 for tick in ticks):
-        if all(abs(share(below) - share(other)) >= 0.8 * spacing for other in ticks):
-            ticks.append(below)  # the fall has a number, if there is room for only one
-    return sorted(ticks)
-
-
-def _round_up(value: float) -> float:
-    """Return the smallest of ..., 0.1, 0.2, 0.5, 1, 2, 5, 10, ... that is at least ``value``."""
-    power = 10.0 ** math.floor(math.log10(value))
-    return next((step * power for step in (1.0, 2.0, 5.0) if value <= step * power * (1.0 + 1e-9)), 10.0 * power)
-
-
-def _tick(value: float, position: int | None = None) -> str:  # noqa: ARG001 (the signature of matplotlib)
-    return format_rate(value, digits=3)
-
-
-def _rate_tick(value: float, position: int | None = None) -> str:  # noqa: ARG001 (the signature of matplotlib)
-    return format_rate(value, digits=3, plain_from=-1)
+    return LossRange(float(inside.min()), float(inside.max()), scale)
 
 
 def _draw_curve(
@@ -373,7 +264,7 @@ def _draw_curve(
     bottom, top = view
     low = np.where(np.isneginf(curve.low), 2.0 * bottom - top, curve.low)
     high = np.where(np.isposinf(curve.high), 2.0 * top - bottom, curve.high)
-    ax.axhline(0.0, color=_text_color(ax), linewidth=0.8, zorder=1.5)
+    ax.axhline(0.0, color=text_color(ax), linewidth=0.8, zorder=1.5)
     handles: list[Artist] = [*ax.plot(rates, curve.center, color=color, linewidth=1.6, zorder=3.0, label=labels[0])]
     style: dict[str, Any] = {"linewidth": 0.0}
     handles.append(ax.fill_between(rates, low, high, color=color, alpha=0.3, zorder=2.2, label=labels[1], **style))
@@ -415,7 +306,7 @@ def _draw_pick(ax: "Axes", pick: float) -> "Artist":
         horizontalalignment="left" if share < 0.05 else "right" if share > 0.95 else "center",
         verticalalignment="bottom",
         fontsize="small",
-        color=_text_color(ax),
+        color=text_color(ax),
         annotation_clip=False,
     )
     return ax.axvline(pick, color=_VERMILLION, linewidth=1.4, zorder=4.0, label="pick")
@@ -429,66 +320,15 @@ def _draw_bracket(ax: "Axes", interval: tuple[float, float]) -> "Artist":
 
 
 def _hatch_beyond(ax: "Axes", edge: float, end: float) -> "Artist":
-    ax.axvline(edge, color=_text_color(ax), linestyle=":", linewidth=1.2, zorder=2.5)
+    ax.axvline(edge, color=text_color(ax), linestyle=":", linewidth=1.2, zorder=2.5)
     colors: dict[str, Any] = {"facecolor": (*_rgb(_GREY), 0.12), "edgecolor": (*_rgb(_GREY), 0.5)}
     return ax.axvspan(edge, end, hatch="///", linewidth=0.0, zorder=0.4, label="unstable", **colors)
 
 
 def _mark_diverged(ax: "Axes", rates: FloatArray) -> "Artist":
-    style: dict[str, Any] = {"color": _text_color(ax), "linestyle": "none", "marker": "x", "markersize": 4.0}
+    style: dict[str, Any] = {"color": text_color(ax), "linestyle": "none", "marker": "x", "markersize": 4.0}
     heights, transform = [_RUG_HEIGHT] * rates.size, ax.get_xaxis_transform()
     return ax.plot(rates, heights, transform=transform, zorder=4.5, label="diverged", **style)[0]
-
-
-def _place_legend(ax: "Axes", handles: "list[Artist]", *, gap: float) -> None:
-    """Put the legend above the axes, ``gap`` points away, in as many columns as its width allows."""
-    from matplotlib import font_manager, transforms
-
-    share = 0.7 if _inches(ax)[0] < 4.0 else 0.85  # of the text: small in one column of a paper, larger on a slide
-    size = share * font_manager.FontProperties(size="medium").get_size_in_points()
-    widths = np.array([0.56 * len(str(handle.get_label())) + 3.1 for handle in handles])  # in font sizes
-    # NOTE: right-aligned, it may also stand above the labels of the losses: a fifth more than the axes.
-    room = 1.2 * _inches(ax)[0] * 72.0 / size
-
-    def fits(num_columns: int) -> bool:
-        return float(sum(column.max() for column in np.array_split(widths, num_columns))) <= room
-
-    num_columns = next((n for n in range(widths.size, 1, -1) if fits(n)), 1)
-    shift = transforms.ScaledTranslation(0.0, gap / 72.0, ax.figure.dpi_scale_trans)
-    legend = ax.legend(
-        handles=handles,
-        ncols=num_columns,
-        loc="lower right",
-        bbox_to_anchor=(1.0, 1.0),
-        bbox_transform=ax.transAxes + shift,
-        borderaxespad=0.0,
-        borderpad=0.0,
-        handlelength=1.5,
-        handletextpad=0.4,
-        columnspacing=1.0,
-        labelspacing=0.25,
-        frameon=False,
-        fontsize=size,
-        labelcolor=_text_color(ax),
-    )
-    for handle, entry in zip(handles, legend.legend_handles, strict=True):
-        if entry is not None and handle.get_label() == _SUBSAMPLES:
-            entry.set(alpha=1.0, linewidth=1.0)  # one line alone would be too faint to see
-
-
-def _inches(ax: "Axes") -> tuple[float, float]:
-    """Return width and height of the axes, as they are before the layout makes room for labels."""
-    return ax.bbox.width / ax.figure.dpi, ax.bbox.height / ax.figure.dpi
-
-
-def _tick_size(ax: "Axes") -> float:
-    """Return the size of the tick labels in points."""
-    return float(ax.yaxis.get_major_ticks(1)[0].label1.get_fontsize())
-
-
-def _text_color(ax: "Axes") -> Any:
-    """Return the colour that the style gives to labels: it is readable on the style's background."""
-    return ax.xaxis.label.get_color()
 
 
 def _rgb(color: Any) -> tuple[float, float, float]:

@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from autolr._text import format_rate
 from autolr._typing import BestSetMethod, FloatArray, Method
 from autolr._validation import check_confidence_level, invalid
 from autolr.errors import DivergenceWarning, GridEdgeWarning, ResolutionWarning
 from autolr.param_groups import base_learning_rates, set_learning_rate
-from autolr.plotting import format_rate
 from autolr.schedules.rebase import rebase_scheduler
 from autolr.statistics.argmin_interval import argmin_interval
 from autolr.statistics.bands import simultaneous_band
 from autolr.statistics.best_set import best_set, regret_bound
 from autolr.statistics.criteria import choose, max_stable_index
 from autolr.statistics.summary import ROWS_FOR_MVT
+from autolr.verdict import verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,6 +51,7 @@ class Suggestion:
         horizon: The number of optimizer steps of a probe.
         confidence_level: The coverage of interval, set and bound.
         improves: Whether some rate lowers the loss, with confidence over the whole grid.
+        below_resolution: Whether the differentials at the pick are no more than rounding errors of the losses.
         caveats: Sentences on what limits the answer.
         evidence: The result that it came from.
     """
@@ -66,6 +68,7 @@ class Suggestion:
     horizon: int
     confidence_level: float
     improves: bool
+    below_resolution: bool
     caveats: tuple[str, ...]
     evidence: "TuningResult"
 
@@ -100,8 +103,6 @@ class Suggestion:
         return self.evidence.plot(ax, method=self.method, confidence_level=self.confidence_level, **options)  # type: ignore[arg-type]
 
     def __str__(self) -> str:
-        from autolr.verdict import verdict  # the words know the decision, not the other way around
-
         return verdict(self)
 
 
@@ -129,6 +130,7 @@ def decide(
     regret = regret_bound(probed, own, confidence_level=level, method=comparison, rng=0) if finite else np.inf
     stable = max_stable_index(delta)
     improves = bool((simultaneous_band(probed, confidence_level=level, rng=0)[1] < 0.0).any())
+    unresolved = _is_below_resolution(result, delta[:, pick])
     edge: Literal["low", "high"] | None = None
     if rates.size > 1 and pick in (0, rates.size - 1):
         edge = "low" if pick == 0 else "high"
@@ -145,7 +147,8 @@ def decide(
         horizon=int(record.horizons[-1]),
         confidence_level=level,
         improves=improves,
-        caveats=tuple(_caveats(result, method, pick, inside=bool(np.isin(pick, inside)))),
+        below_resolution=unresolved,
+        caveats=tuple(_caveats(result, method, pick, inside=bool(np.isin(pick, inside)), unresolved=unresolved)),
         evidence=result,
     )
 
@@ -163,7 +166,7 @@ def warn_of(suggestion: Suggestion) -> None:
     if np.isinf(column).any():
         message = f"At the pick {rate}, {int(np.isinf(column).sum())} of {len(column)} probes diverged."
         warnings.warn(message, DivergenceWarning, stacklevel=stacklevel)
-    elif below_resolution(suggestion.evidence, column):
+    elif suggestion.below_resolution:
         message = f"At the pick {rate}, the loss differentials are below the resolution of the loss."
         warnings.warn(message, ResolutionWarning, stacklevel=stacklevel)
 
@@ -176,14 +179,14 @@ def _stacklevel() -> int:
     return level
 
 
-def below_resolution(result: "TuningResult", column: FloatArray) -> bool:
-    """Return whether the differentials of a column are not more than rounding errors of the losses."""
+def _is_below_resolution(result: "TuningResult", column: FloatArray) -> bool:
+    """Return whether the differentials of a column are no more than rounding errors of the losses."""
     resolution = float(result.settings.get("resolution", 0.0))
     size = float(np.abs(result.differentials.loss_pre).mean())
     return bool(np.abs(column).mean() < _RESOLUTIONS * resolution * size)
 
 
-def _caveats(result: "TuningResult", method: str, pick: int, *, inside: bool) -> list[str]:
+def _caveats(result: "TuningResult", method: str, pick: int, *, inside: bool, unresolved: bool) -> list[str]:
     settings, record = result.settings, result.differentials
     num_rows = record.num_subsamples
     asked = settings.get("num_subsamples", num_rows)
@@ -194,7 +197,7 @@ def _caveats(result: "TuningResult", method: str, pick: int, *, inside: bool) ->
         (diverged > 0, f"At the pick, {diverged} of {num_rows} probes diverged."),
         (method == "max", "This is the largest rate at which no subsample's loss rose: a bound, not a good rate."),
         (not inside and method != "max", "The pick is outside of the set of rates that are as good as the best mean."),
-        (below_resolution(result, column), "The differentials at the pick are below the resolution of the loss."),
+        (unresolved, "The differentials at the pick are below the resolution of the loss."),
         (bool(settings.get("out_of_time")), f"The time budget ended after {num_rows} of {asked} subsamples."),
         (
             num_rows < asked and not settings.get("out_of_time"),

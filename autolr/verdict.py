@@ -4,18 +4,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from autolr._text import format_rate
 from autolr.errors import DivergedError, NoCandidateError
-from autolr.plotting import format_rate
-from autolr.suggestion import Suggestion, below_resolution
 
 if TYPE_CHECKING:
     from autolr.result import TuningResult
+    from autolr.suggestion import Suggestion
 
 # a set of best rates that spans this factor does not narrow the rate down
 _TOO_WIDE = 100.0
 
 
-def verdict(suggestion: Suggestion) -> str:
+def verdict(suggestion: "Suggestion") -> str:
     """Return the decision in words: the pick, its uncertainty, the edge, what it was measured on, what to do next.
 
     "I cannot tell" is a verdict too, with its remedy: where the differentials drown in rounding, no rate lowers the
@@ -40,11 +40,11 @@ def no_decision(error: NoCandidateError, result: "TuningResult") -> str:
     return "\n".join([f"I cannot tell: {reason} {remedy}", _evidence(result)])
 
 
-def _decision(suggestion: Suggestion) -> str:
+def _decision(suggestion: "Suggestion") -> str:
     rate, level = format_rate(suggestion.learning_rate), f"{suggestion.confidence_level:.0%}"
     record = suggestion.evidence.differentials
     column = record.delta[:, int(np.searchsorted(record.learning_rates, suggestion.learning_rate))]
-    if below_resolution(suggestion.evidence, column):
+    if suggestion.below_resolution:
         return (
             "I cannot tell: the loss hardly changes at any rate, by less than its own resolution."
             " Use larger rates, or double precision."
@@ -79,10 +79,10 @@ def _decision(suggestion: Suggestion) -> str:
     )
 
 
-def _uncertainty(suggestion: Suggestion) -> str:
+def _uncertainty(suggestion: "Suggestion") -> str:
     best, level = suggestion.best_set, f"{suggestion.confidence_level:.0%}"
-    interval = f"{format_rate(suggestion.low)} to {format_rate(suggestion.high)}"
-    text = f"The best rate for the step lies in {interval} ({level});"
+    interval = f"{format_rate(suggestion.low)} and {format_rate(suggestion.high)}"
+    text = f"The best rate lies between {interval} ({level});"
     if len(best) < 2:
         return f"{text} no other rate of the grid is as good."
     rates = suggestion.evidence.differentials.learning_rates
@@ -91,7 +91,7 @@ def _uncertainty(suggestion: Suggestion) -> str:
     return f"{text} {which} from {format_rate(best[0])} to {format_rate(best[-1])} is as good at {level}."
 
 
-def _edge(suggestion: Suggestion) -> str:
+def _edge(suggestion: "Suggestion") -> str:
     record = suggestion.evidence.differentials
     if suggestion.max_stable_lr is None:
         return "Even at the best rate the loss rises on average."
@@ -113,17 +113,17 @@ def _evidence(result: "TuningResult") -> str:
     size, sampling = settings.get("batch_size"), settings.get("sampling")
     text = f"Measured on {num_rows} {'disjoint ' if sampling == 'partition' else ''}subsamples"
     text += f" of {size} observations" if size else ""
-    where = {"independent": ", losses on other observations", "own data": ", losses on data of your own"}
+    where = {"independent": ", with losses on others", "own data": ", with losses on data of your own"}
     text += where.get(settings.get("evaluation", ""), "")
-    about = {"independent": "this dataset", "partition": "the population too"}.get(str(sampling))
-    text += f"; intervals speak about {about}" if about else ""
+    about = {"independent": ", for this dataset", "partition": ", for the population too"}
+    text += about.get(str(sampling), "")
     if "seconds" in settings:
         evaluations = settings["num_gradients"] + settings["num_forwards"] / 3.0
-        text += f". Cost: {settings['seconds']:.1f} s, {evaluations:.0f} gradient evaluations"
+        text += f": {evaluations:.0f} gradient evaluations in {settings['seconds']:.1f} s"
     return f"{text}."
 
 
-def _next_step(suggestion: Suggestion) -> str:
+def _next_step(suggestion: "Suggestion") -> str:
     if suggestion.horizon > 1 or not suggestion.improves:
         return ""
     return (

@@ -10,8 +10,9 @@ from matplotlib.collections import FillBetweenPolyCollection, LineCollection
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
+from autolr._text import format_rate
 from autolr.grids import linear_grid, log_grid
-from autolr.plotting import format_rate, plot_differentials
+from autolr.plotting import plot_differentials
 
 INF = np.inf
 

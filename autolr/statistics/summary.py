@@ -16,6 +16,7 @@ from autolr._validation import (
     invalid,
 )
 from autolr.statistics._columns import check_probes, describe
+from autolr.statistics.bands import simultaneous_band
 from autolr.statistics.best_set import best_set
 from autolr.statistics.intervals import (
     bca_interval,
@@ -48,15 +49,15 @@ def summarize(
     r"""Table of the loss differentials: a row for each learning rate.
 
     Its columns are ``num_subsamples`` (rows probed at this rate), ``mean``, ``median``, ``std``, ``sem`` (standard
-    error of the mean), ``low`` and ``high`` (interval of the mean), ``median_low`` and ``median_high``,
-    ``prob_improve`` (share of the subsamples whose loss fell) with its Clopper-Pearson interval ``prob_improve_low``
-    and ``prob_improve_high``, ``num_diverged``, ``prob_diverged_high`` (one-sided upper bound of the probability that a
-    probe diverges) and ``in_best_set``.
+    error of the mean), ``low`` and ``high`` (interval of the mean), ``median_low`` and ``median_high``, ``band_low``
+    and ``band_high`` (band of the means of all rates at once), ``prob_improve`` (share of the subsamples whose loss
+    fell) with its Clopper-Pearson interval ``prob_improve_low`` and ``prob_improve_high``, ``num_diverged``,
+    ``prob_diverged_high`` (one-sided upper bound of the probability that a probe diverges) and ``in_best_set``.
 
     A rate at which a probe diverged has the mean ``inf``, no ``std`` and ``sem`` (NaN), and the interval (-inf, inf). A
-    rate not probed in every row uses its own rows and is not in the set; with one row its intervals are (-inf, inf),
-    with none its mean is NaN too. All intervals are pointwise. The set is the studentized one below 50 rows, the
-    multivariate t's from there on.
+    rate not probed in every row uses its own rows, and is in neither band nor set; with one row its intervals are
+    (-inf, inf), with none its mean is NaN too. All intervals are pointwise, only the band is not. The set is the
+    studentized one below 50 rows, the multivariate t's from there on.
 
     Args:
         learning_rates: Rates, shape ``(K,)``, strictly increasing and positive.
@@ -115,7 +116,11 @@ def summarize(
         median_ends[:, columns] = median_interval(own, confidence_level=level)
 
     inside = np.zeros(rates.size, dtype=np.bool_)
+    band_ends = unbounded.copy()
     if complete.any():
+        band_ends[:, complete] = simultaneous_band(
+            values[:, complete], confidence_level=level, num_resamples=num_resamples, rng=seed
+        )
         method: BestSetMethod = "mvt" if values.shape[0] >= ROWS_FOR_MVT else "studentized"
         inside[complete] = best_set(
             values[:, complete], confidence_level=level, method=method, num_resamples=num_resamples, rng=seed
@@ -135,6 +140,8 @@ def summarize(
             "high": mean_ends[1],
             "median_low": median_ends[0],
             "median_high": median_ends[1],
+            "band_low": band_ends[0],
+            "band_high": band_ends[1],
             "prob_improve": prob_improve,
             "prob_improve_low": improve_ends[0],
             "prob_improve_high": improve_ends[1],

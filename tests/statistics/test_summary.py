@@ -2,11 +2,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from autolr.statistics import best_set, binomial_interval, bootstrap_t_interval, median_interval
+from autolr.statistics import (
+    best_set,
+    binomial_interval,
+    bootstrap_t_interval,
+    median_interval,
+    simultaneous_band,
+)
 from autolr.statistics.summary import summarize
 
 COLUMNS = [
-    "num_subsamples", "mean", "median", "std", "sem", "low", "high", "median_low", "median_high",
+    "num_subsamples", "mean", "median", "std", "sem", "low", "high", "median_low", "median_high", "band_low", "band_high",
     "prob_improve", "prob_improve_low", "prob_improve_high", "num_diverged", "prob_diverged_high", "in_best_set",
 ]  # fmt: skip
 RATES = np.array([1e-3, 1e-2, 0.1, 1.0])
@@ -31,6 +37,9 @@ def test_every_column_is_that_of_its_function(delta):
         table[["low", "high"]].T, bootstrap_t_interval(delta, confidence_level=0.9, rng=3), rtol=1e-9
     )
     np.testing.assert_allclose(table[["median_low", "median_high"]].T, median_interval(delta, confidence_level=0.9))
+    np.testing.assert_allclose(
+        table[["band_low", "band_high"]].T, simultaneous_band(delta, confidence_level=0.9, rng=3), rtol=1e-9
+    )
     counts = (delta < 0).sum(axis=0)
     np.testing.assert_allclose(table["prob_improve"], counts / 20)
     np.testing.assert_allclose(
@@ -65,10 +74,11 @@ def test_partly_probed_rates_use_their_own_rows_and_are_not_in_the_set(delta):
     table = summarize(RATES, delta)
     assert table["num_subsamples"].tolist() == [20, 20, 10, 20]
     assert table["in_best_set"].tolist() == [False, True, False, False]
-    alone = summarize([0.1], delta[:10, [2]]).drop(columns="in_best_set")
+    assert table.loc[0.1, ["band_low", "band_high"]].tolist() == [-np.inf, np.inf]
+    alone = summarize([0.1], delta[:10, [2]]).drop(columns=["in_best_set", "band_low", "band_high"])
     np.testing.assert_allclose(table.loc[[0.1], alone.columns].to_numpy(), alone.to_numpy(), rtol=1e-9)
     others = [0, 1, 3]
-    compared = [c for c in COLUMNS if c != "in_best_set"]
+    compared = [c for c in COLUMNS if c not in ("in_best_set", "band_low", "band_high")]
     np.testing.assert_allclose(table.iloc[others][compared], full.iloc[others][compared], rtol=1e-9)
 
 
@@ -113,3 +123,7 @@ def test_bad_arguments_are_refused(delta):
         summarize(RATES, delta[:1])
     with pytest.raises(TypeError, match="`num_resamples` must be an integer"):
         summarize(RATES, delta, num_resamples="many")
+
+
+def test_loss_that_stays_the_same_is_no_improvement():
+    assert summarize([0.1], [[0.0], [-1.0]])["prob_improve"].item() == 0.5

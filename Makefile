@@ -1,0 +1,16 @@
+# Run in an environment with the extra "dev": pip install -c constraints.txt -e ".[dev]"
+.PHONY: check test bench pictures
+
+check:
+	ruff check .
+	ruff format --check .
+	mypy
+
+test:
+	pytest
+
+bench:
+	python benchmarks/engines.py
+
+pictures:
+	python assets/draw.py

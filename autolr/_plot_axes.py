@@ -1,0 +1,161 @@
+"""The axes of the pictures: scales, ticks and a legend that cover no data at any size."""
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from autolr._text import format_rate
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+
+_SYMLOG_SPAN = 30.0  # on a linear grid: beyond this multiple of the best fall, a linear axis would hide the fall
+
+
+class LossRange(NamedTuple):
+    low: float
+    high: float
+    scale: float  # the size of the differentials that matter: the fall of the loss at its best
+
+
+def set_rate_axis(ax: "Axes", left: float, right: float, *, logarithmic: bool) -> None:
+    from matplotlib import ticker
+
+    ax.set_xscale("log" if logarithmic else "linear")
+    ax.set_xlim(left, right)
+    decades = math.log10(right / left) if logarithmic else 0.0
+    if decades > 0.6:
+        subs = (1.0, 2.0, 5.0) if decades <= 1.2 else (1.0, 3.0) if decades <= 2.5 else (1.0,)
+        ax.xaxis.set_major_locator(ticker.LogLocator(subs=subs))
+    else:
+        ax.xaxis.set_major_locator(ticker.MaxNLocator(nbins=4 if logarithmic else 5, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_formatter(ticker.FuncFormatter(_rate_tick if logarithmic else _tick))
+    ax.xaxis.set_minor_formatter(ticker.NullFormatter())
+
+
+def set_loss_axis(ax: "Axes", losses: LossRange, *, logarithmic: bool) -> tuple[float, float]:
+    """Set scale, range and ticks of the losses; return the range with its margins."""
+    from matplotlib import ticker
+
+    largest = max(abs(losses.low), abs(losses.high))
+    symlog = logarithmic or largest > _SYMLOG_SPAN * losses.scale
+    threshold = 1.25 * max(losses.scale, min(abs(losses.low), 2.0 * losses.scale))
+    if symlog:
+        # NOTE: the linear part, where the minimum is, gets as much height as all decades beyond it.
+        decades = math.log10(max(1.0, largest / threshold))
+        ax.set_yscale("symlog", linthresh=threshold, linscale=max(1.0, 0.9 * decades))
+    else:
+        ax.set_yscale("linear")
+    transform = ax.yaxis.get_transform()
+    ends = np.asarray(transform.transform(np.array([losses.low, losses.high])))
+    height = float(ends[1] - ends[0]) or 0.2 * abs(float(ends[0])) or 1.0
+    padded = np.array([ends[0] - 0.13 * height, ends[1] + 0.13 * height])
+    bottom, top = (float(end) for end in transform.inverted().transform(padded))
+    ax.set_ylim(bottom, top)
+    spacing = 1.6 * _tick_size(ax) / 72.0 / (0.75 * _inches(ax)[1])
+    if symlog:
+
+        def share(value: float) -> float:
+            return float((transform.transform(np.array([value]))[0] - padded[0]) / (padded[1] - padded[0]))
+
+        ticks = _symlog_ticks(losses, (bottom, top), threshold, share, spacing)
+        ax.yaxis.set_major_locator(ticker.FixedLocator(ticks))
+        ax.yaxis.set_minor_locator(ticker.NullLocator())
+    else:
+        ax.yaxis.set_major_locator(ticker.MaxNLocator(nbins=max(2, min(8, int(1.0 / spacing))), steps=[1, 2, 5, 10]))
+    ax.yaxis.set_major_formatter(ticker.FuncFormatter(_tick))
+    return bottom, top
+
+
+def _symlog_ticks(
+    losses: LossRange, view: tuple[float, float], threshold: float, share: Callable[[float], float], spacing: float
+) -> list[float]:
+    """Return round losses in the linear part and decades of the losses beyond it, ``spacing`` (in axes) apart."""
+    lower, upper = max(view[0], -threshold), min(view[1], threshold)
+    ticks: list[float] = []
+    if upper > lower:
+        step = _round_up((upper - lower) / max(1.0, (share(upper) - share(lower)) / spacing))
+        ticks += [step * i for i in range(math.ceil(lower / step), math.floor(upper / step) + 1)]
+    first = math.floor(math.log10(threshold)) + 1
+    for sign, end in ((1.0, view[1]), (-1.0, -losses.low)):
+        last = math.floor(math.log10(end)) if end > threshold else first - 1
+        for exponent in range(first, last + 1):
+            tick = sign * 10.0**exponent
+            if all(abs(share(tick) - share(other)) >= spacing for other in ticks):
+                ticks.append(tick)
+    below = -_round_up(losses.scale / 2.5)
+    missing = losses.low <= below and not any(losses.low <= tick < 0.0 for tick in ticks)
+    if missing and all(abs(share(below) - share(other)) >= 0.8 * spacing for other in ticks):
+        ticks.append(below)  # so that the fall of the loss can be read off
+    return sorted(ticks)
+
+
+def _round_up(value: float) -> float:
+    """Return the smallest of ..., 0.1, 0.2, 0.5, 1, 2, 5, 10, ... that is at least ``value``."""
+    power = 10.0 ** math.floor(math.log10(value))
+    return next((step * power for step in (1.0, 2.0, 5.0) if value <= step * power * (1.0 + 1e-9)), 10.0 * power)
+
+
+def _tick(value: float, position: int | None = None) -> str:  # noqa: ARG001 (the signature of matplotlib)
+    return format_rate(value, digits=3)
+
+
+def _rate_tick(value: float, position: int | None = None) -> str:  # noqa: ARG001 (the signature of matplotlib)
+    return format_rate(value, digits=3, plain_from=-1)
+
+
+def place_legend(ax: "Axes", handles: "list[Artist]", *, gap: float, faint: str) -> None:
+    """Put the legend above the axes, ``gap`` points away, in as many columns as its width allows.
+
+    The entry ``faint`` is drawn opaque.
+    """
+    from matplotlib import font_manager, transforms
+
+    share = 0.7 if _inches(ax)[0] < 4.0 else 0.85  # of the text: small in one column of a paper, larger on a slide
+    size = share * font_manager.FontProperties(size="medium").get_size_in_points()
+    widths = np.array([0.56 * len(str(handle.get_label())) + 3.1 for handle in handles])  # in font sizes
+    # NOTE: right-aligned, it may also stand above the labels of the losses: a fifth more than the axes.
+    room = 1.2 * _inches(ax)[0] * 72.0 / size
+
+    def fits(num_columns: int) -> bool:
+        return float(sum(column.max() for column in np.array_split(widths, num_columns))) <= room
+
+    num_columns = next((n for n in range(widths.size, 1, -1) if fits(n)), 1)
+    shift = transforms.ScaledTranslation(0.0, gap / 72.0, ax.figure.dpi_scale_trans)
+    legend = ax.legend(
+        handles=handles,
+        ncols=num_columns,
+        loc="lower right",
+        bbox_to_anchor=(1.0, 1.0),
+        bbox_transform=ax.transAxes + shift,
+        borderaxespad=0.0,
+        borderpad=0.0,
+        handlelength=1.5,
+        handletextpad=0.4,
+        columnspacing=1.0,
+        labelspacing=0.25,
+        frameon=False,
+        fontsize=size,
+        labelcolor=text_color(ax),
+    )
+    for handle, entry in zip(handles, legend.legend_handles, strict=True):
+        if entry is not None and handle.get_label() == faint:
+            entry.set(alpha=1.0, linewidth=1.0)  # one line alone would be too faint to see
+
+
+def _inches(ax: "Axes") -> tuple[float, float]:
+    """Return width and height of the axes, as they are before the layout makes room for labels."""
+    return ax.bbox.width / ax.figure.dpi, ax.bbox.height / ax.figure.dpi
+
+
+def _tick_size(ax: "Axes") -> float:
+    """Return the size of the tick labels in points."""
+    return float(ax.yaxis.get_major_ticks(1)[0].label1.get_fontsize())
+
+
+def text_color(ax: "Axes") -> Any:
+    """Return the colour that the style gives to labels: it is readable on the style's background."""
+    return ax.xaxis.label.get_color()

@@ -1,0 +1,161 @@
+"""Every combination of method, sampling, evaluation and form of data, from one table."""
+
+import itertools
+from typing import get_args
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from autolr import AutoLRTuner, NoCandidateError, log_grid
+from autolr._typing import Method
+from harness import unchanged
+
+RATES = log_grid(1e-3, 1.0, 6)
+NUM_SUBSAMPLES, BATCH_SIZE, NUM_OBSERVATIONS, OWN = 5, 4, 48, 1000
+
+
+class Pairs(Dataset):
+    """A map-style dataset of a user's own."""
+
+    def __init__(self, x, y):
+        self.x, self.y = x, y
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        return self.x[index], self.y[index]
+
+
+class Recorder(nn.Module):
+    """A linear model of all columns but the first, which numbers the observations; it tells which ones it sees."""
+
+    def __init__(self, seen):
+        super().__init__()
+        self.linear = nn.Linear(3, 1)
+        object.__setattr__(self, "tell", seen.append)
+
+    def forward(self, x):
+        self.tell(frozenset(x[:, 0].int().tolist()))
+        return self.linear(x[:, 1:])
+
+
+def observations(first):
+    rng = np.random.default_rng(first)
+    x = rng.normal(size=(NUM_OBSERVATIONS, 4)).astype(np.float32)
+    x[:, 0] = first + np.arange(NUM_OBSERVATIONS)
+    return x, (x[:, 1:] @ [[1.0], [-2.0], [3.0]] + rng.normal(size=(NUM_OBSERVATIONS, 1))).astype(np.float32)
+
+
+def tensors(first=0):
+    return tuple(map(torch.from_numpy, observations(first)))
+
+
+def batches():
+    yield from zip(*(part.split(BATCH_SIZE) for part in tensors()), strict=True)
+
+
+FORMS = {
+    "tensors": tensors,
+    "NumPy": lambda: observations(0),
+    "pandas": lambda: tuple(map(pd.DataFrame, observations(0))),
+    "Dataset": lambda: (Pairs(*tensors()),),
+    "DataLoader": lambda: (DataLoader(TensorDataset(*tensors()), BATCH_SIZE, shuffle=True),),
+    "batches": lambda: (list(batches()),),
+    "generator": lambda: (batches(),),
+}
+EVALUATIONS = {
+    "independent": lambda: "independent",
+    "subsample": lambda: "subsample",
+    "own pair": lambda: tensors(OWN),
+    "own Dataset": lambda: TensorDataset(*tensors(OWN)),
+    "own DataLoader": lambda: DataLoader(TensorDataset(*tensors(OWN)), BATCH_SIZE),
+}
+
+
+def one_se(delta):
+    differences = delta - delta[:, [delta.mean(0).argmin()]]
+    near = differences.mean(0) <= differences.std(0, ddof=1) / np.sqrt(len(delta))
+    return RATES[near].min()
+
+
+def smallest(score, where=True):
+    return RATES[np.where(where, score, np.inf).argmin()] if np.any(where) else None
+
+
+def upper(delta):
+    return delta.mean(0) + stats.t.ppf(0.95, len(delta) - 1) * stats.sem(delta)
+
+
+METHODS = {
+    "mean": lambda delta: smallest(delta.mean(0)),
+    "median": lambda delta: smallest(np.median(delta, 0)),
+    "variance_penalized": lambda delta: smallest(delta.mean(0) + delta.std(0, ddof=1)),
+    "ucb": lambda delta: smallest(upper(delta)),
+    "one_se": one_se,
+    "variance": lambda delta: smallest(delta.std(0, ddof=1), upper(delta) < 0),
+    "max": lambda delta: max(RATES[(delta <= 0).all(0)], default=None),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("method", "sampling", "evaluation", "form"),
+    itertools.product(METHODS, ["independent", "partition"], EVALUATIONS, FORMS),
+)
+def test_combination(method, sampling, evaluation, form):
+    seen = []
+    torch.manual_seed(0)
+    model = Recorder(seen)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    tuner = AutoLRTuner(model, nn.MSELoss(), optimizer, rng=1)
+    size = {} if form in ("DataLoader", "batches", "generator") else {"batch_size": BATCH_SIZE}
+    with unchanged(model, optimizer):
+        result = tuner.tune(
+            *FORMS[form](),
+            learning_rates=RATES,
+            num_subsamples=NUM_SUBSAMPLES,
+            sampling=sampling,
+            evaluation=EVALUATIONS[evaluation](),
+            engine="step",
+            **size,
+        )
+
+    delta = result.to_frame().to_numpy()
+    assert delta.shape == (NUM_SUBSAMPLES, len(RATES))
+    assert np.isfinite(delta).all()
+    rows = rows_seen(seen, num_checks=1 if evaluation == "subsample" else 2)
+    for gradient, evaluated in rows:
+        assert len(gradient) == len(evaluated) == BATCH_SIZE
+        assert (gradient == evaluated) == (evaluation == "subsample")
+        assert (min(evaluated) >= OWN) == evaluation.startswith("own")
+    if sampling == "partition" or size == {}:
+        used = [number for gradient, _ in rows for number in gradient]
+        assert len(used) == len(set(used))
+
+    expected = METHODS[method](delta)
+    if expected is None:
+        with pytest.raises(NoCandidateError):
+            tuner.get_best_lr(method)
+    else:
+        assert tuner.get_best_lr(method) == expected
+
+
+def rows_seen(seen, *, num_checks):
+    """Return what gave the gradient and what the losses of each row: a loss, the gradient, a loss at each rate."""
+    body = seen[num_checks:]
+    length = 2 + len(RATES)
+    assert len(body) == NUM_SUBSAMPLES * length
+    rows = [body[start : start + length] for start in range(0, len(body), length)]
+    for row in rows:
+        assert len(set(row[2:]) | {row[0]}) == 1  # one evaluation batch serves all losses of a row
+    return [(row[1], row[0]) for row in rows]
+
+
+def test_the_table_is_complete():
+    assert set(METHODS) == set(get_args(Method))
