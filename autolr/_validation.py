@@ -10,9 +10,13 @@ from numpy.typing import ArrayLike
 
 from autolr._typing import FloatArray, Rng
 
+_NO_NUMBERS = (str, bytes, bool, np.bool_, type(None))  # what NumPy would make numbers of
+
 
 def describe(value: object, *, max_length: int = 80) -> str:
-    """Return ``value`` as an error message shows it: its ``repr``, shortened."""
+    """Return ``value`` as an error message shows it: its ``repr``, shortened; NumPy's scalars as Python's."""
+    if isinstance(value, np.generic):
+        value = value.item()
     text = " ".join(repr(value).split())
     return text if len(text) <= max_length else f"{text[: max_length - 3]}..."
 
@@ -47,7 +51,10 @@ def check_real(
     """
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError(invalid(name, "be a real number", value))
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an int beyond all floats
+        number = math.inf
     large_enough = number >= above if closed else number > above
     if not (math.isfinite(number) and large_enough and number < below):
         lower = "" if above == -math.inf else f" {'at least' if closed else 'above'} {above:g}"
@@ -99,6 +106,22 @@ def check_rng(rng: Any) -> Rng:
     return check_integer("rng", rng, minimum=0)
 
 
+def check_array(name: str, value: ArrayLike) -> FloatArray:
+    """Return a float64 copy of ``value``, of any shape.
+
+    Raises:
+        TypeError: If it does not hold real numbers (strings and bools are none).
+    """
+    try:
+        array = np.asarray(value)
+        mixed = array.dtype.kind == "O"
+        if array.dtype.kind in "iuf" or (mixed and not any(isinstance(item, _NO_NUMBERS) for item in array.flat)):
+            return np.array(array, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # RuntimeError: a tensor in a graph
+        raise TypeError(invalid(name, "be an array of real numbers", value)) from error
+    raise TypeError(invalid(name, "be an array of real numbers", value))
+
+
 def check_learning_rates(value: ArrayLike, *, name: str = "learning_rates") -> FloatArray:
     """Return the rates as a float64 array of shape (K,), strictly increasing and positive.
 
@@ -106,10 +129,7 @@ def check_learning_rates(value: ArrayLike, *, name: str = "learning_rates") -> F
         TypeError: If they are not numbers.
         ValueError: If they are not 1-D, empty, not finite, not positive or not strictly increasing.
     """
-    try:
-        rates = np.array(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise TypeError(invalid(name, "be an array of real numbers", value)) from error
+    rates = check_array(name, value)
     if rates.ndim != 1 or rates.size == 0:
         raise ValueError(invalid(name, "be one-dimensional and not empty", value))
     if not np.isfinite(rates).all() or (rates <= 0.0).any():
@@ -126,10 +146,7 @@ def check_delta(value: ArrayLike, *, minimum: int = 2) -> FloatArray:
         TypeError: If they are not numbers.
         ValueError: If the shape is another, a value is NaN (not probed) or -inf, or there are too few rows.
     """
-    try:
-        delta = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise TypeError(invalid("delta", "be an array of real numbers", value)) from error
+    delta = check_array("delta", value)
     if delta.ndim != 2 or delta.shape[1] == 0:
         raise ValueError(invalid("delta", "have the shape (M, K)", delta.shape))
     if delta.shape[0] < minimum:

@@ -10,6 +10,7 @@ from typing import TextIO, get_args
 
 import numpy as np
 import pandas as pd
+import torch
 
 from autolr._text import format_rate
 from autolr._typing import Method
@@ -77,11 +78,14 @@ def _tuning_options() -> argparse.ArgumentParser:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from autolr.demo import OPTIMIZERS, tune_digits
+    from autolr import demo
 
-    if options.optimizer not in OPTIMIZERS:
-        raise ValueError(f"--optimizer must be one of {', '.join(OPTIMIZERS)}, got {options.optimizer!r}.")
-    result = tune_digits(
+    torch.set_num_threads(1)  # a network as small as the demo's gains nothing by more, and waits for busy cores
+    if options.plot not in (None, "-") and not Path(options.plot).parent.is_dir():
+        raise ValueError(f"--plot must name a file in an existing folder, got {options.plot!r}.")
+    if options.optimizer not in demo.OPTIMIZERS:
+        raise ValueError(f"--optimizer must be one of {', '.join(demo.OPTIMIZERS)}, got {options.optimizer!r}.")
+    result = demo.tune_digits(
         optimizer=options.optimizer,
         seed=options.seed,
         learning_rates=log_grid(options.lr_min, options.lr_max, options.num_rates),
@@ -126,10 +130,7 @@ def _save_plot(result: TuningResult, options: argparse.Namespace) -> None:
     if options.plot == "-":
         figure.savefig(sys.stdout.buffer, format="png", dpi=150)
         return
-    target = Path(options.plot)
-    if not target.parent.is_dir():
-        raise ValueError(f"--plot must name a file in an existing folder, got {options.plot!r}.")
-    figure.savefig(target, dpi=150)
+    figure.savefig(options.plot, dpi=150)
 
 
 def _interesting_rows(result: TuningResult) -> pd.DataFrame:

@@ -14,10 +14,11 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, default_collate
 
 from autolr._typing import Batch, IntArray
-from autolr._validation import describe, invalid
+from autolr._validation import invalid
 
 _ARRAYS = (torch.Tensor, np.ndarray, pd.DataFrame, pd.Series)
 _FORMS = "a tensor, a NumPy array or a pandas frame"
+_LAYOUTS = (torch.strided, torch.sparse_coo)
 _NUMBERS = "fiubc"  # the kinds of NumPy dtypes that are numbers
 _GENERATORS = (torch.Generator, np.random.Generator, random.Random)
 _HOLDERS = (DataLoader, Dataset, Sampler)
@@ -206,14 +207,14 @@ def read_data(
         if not hasattr(X, "__len__"):
             raise TypeError(invalid(name, "have a length (or be an IterableDataset)", X))
         return DatasetRows(X, device=device)
+    elif batch_size is not None:
+        raise ValueError(invalid("batch_size", f"be left out where `{name}` brings its own batches", batch_size))
     if isinstance(X, (str, bytes, Mapping)) or not isinstance(X, Iterable):
         raise TypeError(invalid(name, f"be {_FORMS}, a Dataset, a DataLoader or an iterable of batches", X))
     if isinstance(X, tuple) and X and all(isinstance(part, _ARRAYS) for part in X):
         kinds = ", ".join(type(part).__name__ for part in X)
         remedy = "pass them as two arguments, X and Y" if name == "X" else "pass a pair (x, y)"
         raise TypeError(f"`{name}` must not be a tuple of arrays, got ({kinds}): {remedy}.")
-    if batch_size is not None and not isinstance(getattr(X, "dataset", None), IterableDataset):
-        raise ValueError(invalid("batch_size", f"be left out where `{name}` brings its own batches", batch_size))
     return BatchStream(X, device=device, dtype=dtype)
 
 
@@ -244,7 +245,7 @@ def random_generators(data: Any) -> list[torch.Generator | np.random.Generator |
         if id(holder) in seen or not isinstance(holder, _HOLDERS):
             continue
         seen[id(holder)] = holder
-        values = list(vars(holder).values())
+        values = list(getattr(holder, "__dict__", {}).values())
         values += [part for value in values if isinstance(value, (list, tuple)) for part in value]
         pending += values
         values += [part for value in values for part in getattr(value, "__dict__", {}).values()]
@@ -273,17 +274,18 @@ def _array(name: str, values: Any) -> torch.Tensor | np.ndarray[Any, Any]:
         refused = _column_without_numbers(values)
         if refused is not None:
             column, dtype = refused
-            which = "" if isinstance(values, pd.Series) else f" in every column, not only outside of {describe(column)}"
-            raise TypeError(invalid(name, f"hold real numbers{which}", f"dtype {dtype}"))
+            if isinstance(values, pd.Series):
+                raise TypeError(invalid(name, "hold real numbers", f"dtype {dtype}"))
+            raise TypeError(invalid(name, "hold real numbers in every column", f"{column} of dtype {dtype}"))
         values = _frame_values(values)
     if not isinstance(values, (torch.Tensor, np.ndarray)):
         raise TypeError(invalid(name, f"be {_FORMS}", values))
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
-        raise ValueError(invalid(name, "have no masked values", f"{np.ma.count_masked(values)} of them"))
+        raise ValueError(invalid(name, "have no masked values", f"{int(np.ma.getmaskarray(values).sum())} of them"))
     if isinstance(values, np.ndarray) and values.dtype.kind not in _NUMBERS:
         raise TypeError(invalid(name, "hold numbers", f"dtype {values.dtype}"))
-    if isinstance(values, torch.Tensor) and values.layout not in (torch.strided, torch.sparse_coo):
-        raise TypeError(invalid(name, "be dense or sparse COO, so that rows can be taken", str(values.layout)))
+    if isinstance(values, torch.Tensor) and (values.is_nested or values.layout not in _LAYOUTS):
+        raise TypeError(invalid(name, "be dense or sparse COO, so that rows can be taken", values.layout))
     if values.ndim == 0 or len(values) == 0:
         raise ValueError(invalid(name, "have at least one row", f"shape {tuple(values.shape)}"))
     return values.detach() if isinstance(values, torch.Tensor) else np.asarray(values)

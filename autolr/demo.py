@@ -25,8 +25,12 @@ def tune_digits(*, optimizer: str = "AdamW", seed: int = 0, **options: Any) -> T
     Raises:
         ImportError: If scikit-learn is not installed.
     """
-    from sklearn.datasets import load_digits
-
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError(
+            "the demo needs scikit-learn: install the extra `demo` of autolr, or scikit-learn itself."
+        ) from error
     X, Y = load_digits(return_X_y=True)
     with torch.random.fork_rng(devices=[]):
         torch.set_rng_state(torch.Generator().manual_seed(seed).get_state())

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from autolr._typing import BoolArray, FloatArray, IntArray
-from autolr._validation import check_learning_rates, invalid
+from autolr._validation import check_array, check_learning_rates, describe, invalid
 
 _TIDY_COLUMNS = ("subsample", "learning_rate", "loss_pre", "loss_post")
 
@@ -31,6 +32,7 @@ class LossDifferentials:
     All arrays are float64 (int64, bool) copies that cannot be written to.
 
     Raises:
+        TypeError: If an array holds something else than real numbers (``interpolated``: bools).
         ValueError: If a shape does not fit the others, or a loss before the step is not finite.
 
     Example:
@@ -48,29 +50,35 @@ class LossDifferentials:
 
     def __post_init__(self) -> None:
         rates = check_learning_rates(self.learning_rates)
-        horizons = np.array([1] if self.horizons is None else self.horizons, dtype=np.int64)
-        pre = np.array(self.loss_pre, dtype=np.float64)
-        post = np.array(self.loss_post, dtype=np.float64)
+        steps = check_array("horizons", [1] if self.horizons is None else self.horizons)
+        pre, post = check_array("loss_pre", self.loss_pre), check_array("loss_post", self.loss_post)
         if post.ndim == 2:
             post = post[:, :, np.newaxis]
         if pre.ndim != 1:
             raise ValueError(invalid("loss_pre", "have the shape (M,)", pre.shape))
-        if horizons.ndim != 1 or horizons.size == 0 or horizons[0] < 1 or (np.diff(horizons) <= 0).any():
-            raise ValueError(invalid("horizons", "be increasing and at least 1, of the shape (H,)", self.horizons))
-        shape = (pre.size, rates.size, horizons.size)
+        if steps.ndim != 1 or not _are_counts(steps) or (np.diff(steps) <= 0.0).any():
+            constraint = "be increasing integers of at least 1, of the shape (H,)"
+            raise ValueError(invalid("horizons", constraint, self.horizons))
+        shape = (pre.size, rates.size, steps.size)
         if post.shape != shape:
             raise ValueError(invalid("loss_post", f"have the shape (M, K, H) = {shape}", post.shape))
         if not np.isfinite(pre).all():
             row = int(np.flatnonzero(~np.isfinite(pre))[0])
             raise ValueError(invalid("loss_pre", f"be finite in every subsample (see subsample {row})", pre[row]))
         post[np.isinf(post)] = np.inf
-        mask = np.zeros(shape, dtype=np.bool_) if self.interpolated is None else np.array(self.interpolated, np.bool_)
+        mask = np.array(np.zeros(shape, dtype=np.bool_) if self.interpolated is None else self.interpolated)
+        if mask.dtype != np.bool_:
+            raise TypeError(invalid("interpolated", "be an array of bools", f"dtype {mask.dtype}"))
         if mask.shape != shape:
             raise ValueError(invalid("interpolated", f"have the shape (M, K, H) = {shape}", mask.shape))
-        arrays = {"learning_rates": rates, "loss_pre": pre, "loss_post": post, "horizons": horizons}
+        arrays = {"learning_rates": rates, "loss_pre": pre, "loss_post": post, "horizons": steps.astype(np.int64)}
         for name, array in {**arrays, "interpolated": mask}.items():
             array.setflags(write=False)
             object.__setattr__(self, name, array)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy through the constructor: NumPy alone would make the arrays writable."""
+        return type(self), (self.learning_rates, self.loss_pre, self.loss_post, self.horizons, self.interpolated)
 
     @property
     def num_subsamples(self) -> int:
@@ -80,7 +88,7 @@ class LossDifferentials:
     @cached_property
     def delta(self) -> FloatArray:
         """The loss differentials at the last horizon, shape (M, K), in the units of the loss."""
-        delta = self.loss_post[:, :, -1] - self.loss_pre[:, np.newaxis]
+        delta = _difference(self.loss_post[:, :, -1], self.loss_pre[:, np.newaxis])
         delta.setflags(write=False)
         return delta
 
@@ -112,7 +120,7 @@ class LossDifferentials:
                 "horizon": self.horizons[steps],
                 "loss_pre": pre,
                 "loss_post": post,
-                "delta": post - pre,
+                "delta": _difference(post, pre),
             }
         )
 
@@ -122,13 +130,16 @@ class LossDifferentials:
 
         Args:
             frame: Columns ``subsample`` (any labels), ``learning_rate``, ``loss_pre``, ``loss_post`` and, where there
-                are several, ``horizon``; further columns are ignored. A ``loss_post`` that is NaN or infinite is a
-                probe that diverged; a probe without a row was not made.
+                are several, ``horizon``; further columns are ignored. Numbers may be written as text. A ``loss_post``
+                that is NaN or infinite is a probe that diverged; a probe without a row was not made.
+
+        Returns:
+            The record, its subsamples in the order in which they first appear.
 
         Raises:
             TypeError: If ``frame`` is not a pandas frame.
-            ValueError: If a column is missing, the frame is empty, a probe stands twice, or a subsample has several
-                losses before the step.
+            ValueError: If a column is missing or holds something else than numbers, the frame is empty, a probe stands
+                twice, or a subsample has no label or several losses before the step.
 
         Example:
             >>> record = LossDifferentials([0.1, 1.0], loss_pre=[2.0], loss_post=[[1.5, 2.5]])
@@ -137,33 +148,44 @@ class LossDifferentials:
         """
         if not isinstance(frame, pd.DataFrame):
             raise TypeError(invalid("frame", "be a pandas frame", frame))
-        missing = [column for column in _TIDY_COLUMNS if column not in frame.columns]
-        if missing:
-            raise ValueError(invalid("frame", f"have the columns {', '.join(_TIDY_COLUMNS)}", f"none of {missing}"))
+        given = list(frame.columns)
+        if any(given.count(column) != 1 for column in _TIDY_COLUMNS) or given.count("horizon") > 1:
+            raise ValueError(invalid("frame", f"have the columns {', '.join(_TIDY_COLUMNS)}, each once", given))
         if frame.empty:
             raise ValueError(invalid("frame", "have at least one row", frame.shape))
-        steps = frame["horizon"] if "horizon" in frame.columns else pd.Series(1, index=frame.index)
         row, subsamples = pd.factorize(frame["subsample"])
-        rates, rate = np.unique(frame["learning_rate"].to_numpy(np.float64), return_inverse=True)
-        horizons, horizon = np.unique(steps.to_numpy(np.int64), return_inverse=True)
+        if (row < 0).any():
+            raise ValueError(invalid("frame", "name the subsample in every row", f"{int((row < 0).sum())} without"))
+        steps = _numbers(frame, "horizon") if "horizon" in given else np.ones(len(frame))
+        if not _are_counts(steps):
+            raise ValueError(invalid("frame", "have integers of at least 1 as horizon", np.unique(steps)))
+        rates, rate = np.unique(_numbers(frame, "learning_rate"), return_inverse=True)
+        horizons, horizon = np.unique(steps, return_inverse=True)
         post = np.full((len(subsamples), len(rates), len(horizons)), np.nan)
         count = np.zeros(post.shape, dtype=np.int64)
         np.add.at(count, (row, rate, horizon), 1)
         if (count > 1).any():
-            raise ValueError(invalid("frame", "hold each probe once", f"{int((count > 1).sum())} probes twice"))
-        losses = frame["loss_post"].to_numpy(np.float64)
+            raise ValueError(invalid("frame", "hold each probe once", f"{int((count > 1).sum())} probes several times"))
+        losses = _numbers(frame, "loss_post")
         post[row, rate, horizon] = np.where(np.isfinite(losses), losses, np.inf)
-        before = frame.groupby(row)["loss_pre"]
-        if (before.nunique(dropna=False) > 1).any():
-            raise ValueError(invalid("frame", "have one loss_pre in each subsample", int(before.nunique().max())))
-        return cls(rates, before.first().to_numpy(np.float64), post, horizons)
+        losses = _numbers(frame, "loss_pre")
+        pre = np.empty(len(subsamples))
+        pre[row] = losses
+        several = np.unique(row[~((losses == pre[row]) | np.isnan(losses) & np.isnan(pre[row]))])
+        if several.size:
+            label = subsamples[several[0]]
+            raise ValueError(invalid("frame", "have one loss_pre in each subsample", f"several in {describe(label)}"))
+        return cls(rates, pre, post, horizons.astype(np.int64))
 
     def extended(self, other: "LossDifferentials") -> "LossDifferentials":
         """Return a record with the rows of ``other`` below these.
 
         Raises:
+            TypeError: If ``other`` is no record.
             ValueError: If the rates or the horizons differ.
         """
+        if not isinstance(other, LossDifferentials):
+            raise TypeError(invalid("other", "be a LossDifferentials", other))
         for name in ("learning_rates", "horizons"):
             if not np.array_equal(getattr(self, name), getattr(other, name)):
                 raise ValueError(invalid(name, "be the same in both records", getattr(other, name)))
@@ -174,3 +196,20 @@ class LossDifferentials:
             self.horizons,
             np.concatenate([self.interpolated, other.interpolated]),
         )
+
+
+def _difference(post: FloatArray, pre: FloatArray) -> FloatArray:
+    with np.errstate(over="ignore"):  # beyond all floats: inf, as a probe that diverged
+        return post - pre
+
+
+def _are_counts(values: FloatArray) -> bool:
+    return values.size > 0 and bool((np.isfinite(values) & (values >= 1.0) & (values == np.floor(values))).all())
+
+
+def _numbers(frame: pd.DataFrame, column: str) -> FloatArray:
+    """Return a column as float64, a missing value as NaN."""
+    try:
+        return pd.to_numeric(frame[column]).to_numpy(dtype=np.float64, na_value=np.nan)
+    except (TypeError, ValueError) as error:
+        raise ValueError(invalid("frame", f"hold numbers in {column}", f"dtype {frame[column].dtype}")) from error

@@ -21,7 +21,8 @@ def log_grid(low: float, high: float, num: int) -> FloatArray:
 
     Raises:
         TypeError: If an argument is not a number.
-        ValueError: If ``low`` is not positive, ``high`` is not above it, or ``num`` is below 1.
+        ValueError: If ``low`` is not positive, ``high`` is not above it, or ``num`` is below 1 or too large for
+            distinct floats.
 
     Example:
         >>> log_grid(1e-3, 1.0, 4)
@@ -44,7 +45,8 @@ def linear_grid(low: float, high: float, num: int) -> FloatArray:
 
     Raises:
         TypeError: If an argument is not a number.
-        ValueError: If ``low`` is negative, ``high`` is not above it, or ``num`` is below 1.
+        ValueError: If ``low`` is negative, ``high`` is not above it, or ``num`` is below 1 or too large for
+            distinct floats.
 
     Example:
         >>> linear_grid(0.0, 1.0, 5)
@@ -64,4 +66,7 @@ def _grid(low: float, high: float, num: int, *, logarithmic: bool) -> FloatArray
     if high <= low:
         raise ValueError(invalid("high", f"be above `low` ({low:g})", high))
     space = np.geomspace if logarithmic else np.linspace
-    return np.asarray(space(low, high, num), dtype=np.float64)
+    grid = np.asarray(space(low, high, num), dtype=np.float64)
+    if (np.diff(grid) <= 0.0).any():
+        raise ValueError(invalid("num", f"be small enough for distinct rates between {low!r} and {high!r}", num))
+    return grid

@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 from numpy.typing import ArrayLike
+from torch.utils.data import IterableDataset
 
 from autolr._typing import Batch, EngineName, FloatArray, Rng, Sampling
 from autolr._validation import check_flag, check_integer, check_learning_rates, check_option, check_real, invalid
 from autolr.data import BatchStream, Data, random_generators, read_data
 from autolr.probing.random_state import ForkedRandomness
 from autolr.subsampling import (
+    DEFAULT_BATCH_SIZE,
     EVALUATION,
     ROW_STATE,
     WARMUP_STATE,
@@ -116,7 +118,8 @@ def make_plan(
     check_option("sampling", sampling, Sampling)
     if isinstance(evaluation, str):
         check_option("evaluation", evaluation, ("independent", "subsample"))
-    if check_integer("horizon", horizon, minimum=1) != 1:
+    horizon = check_integer("horizon", horizon, minimum=1)
+    if horizon != 1:
         raise ValueError(invalid("horizon", "be 1 in this version", horizon))
     warmup_steps = check_integer("warmup_steps", warmup_steps, minimum=0)
     check_option("engine", engine, EngineName)
@@ -130,25 +133,20 @@ def make_plan(
 
     read = partial(read_data, device=device, dtype=dtype)
     data = read(X, Y, batch_size=batch_size)
-    own = None if isinstance(evaluation, str) else _read_evaluation(read, evaluation)
+    own = None if isinstance(evaluation, str) else _read_evaluation(read, evaluation, batch_size)
+    num_parts = 2 if own is None and evaluation == "independent" else 1
     entropy = entropy_of(rng)
     if isinstance(data, BatchStream):
         size, num_observations, sampled = None, None, "batches"
-        subsamples: Subsamples = StreamedSubsamples(data, num_parts=2 if evaluation == "independent" else 1)
+        subsamples: Subsamples = StreamedSubsamples(data, num_parts=num_parts)
     else:
-        drawn = DrawnSubsamples(
-            data,
-            batch_size=batch_size,
-            sampling=sampling,
-            num_parts=2 if own is None and evaluation == "independent" else 1,
-            entropy=entropy,
-        )
+        drawn = DrawnSubsamples(data, batch_size=batch_size, sampling=sampling, num_parts=num_parts, entropy=entropy)
         size, num_observations, sampled, subsamples = drawn.batch_size, len(data), sampling, drawn
     return Plan(
         learning_rates=rates,
         num_subsamples=num_subsamples,
         subsamples=subsamples,
-        evaluation=evaluation if own is None else _evaluation_subsamples(own, size, sampling, entropy),
+        evaluation=evaluation if own is None else _evaluation_subsamples(own, size, sampling, num_subsamples, entropy),
         warmup_steps=warmup_steps,
         engine=engine,
         entropy=entropy,
@@ -164,22 +162,30 @@ def make_plan(
             "horizon": horizon,
             "warmup_steps": warmup_steps,
             "engine_asked": engine,
+            "interpolate": False,
+            "adaptive": False,
+            "time_budget": time_budget,
             "rng": entropy,
         },
     )
 
 
-def _read_evaluation(read: Any, evaluation: Any) -> Data:
+def _read_evaluation(read: Any, evaluation: Any, batch_size: int | None) -> Data:
     """Return a reader of the user's own evaluation data: a pair of arrays, or one thing that yields batches."""
     pair = evaluation if isinstance(evaluation, tuple) and len(evaluation) == 2 else (evaluation, None)
-    data: Data = read(*pair, names=("evaluation", "evaluation[1]"))
+    size = batch_size if isinstance(evaluation, IterableDataset) else None  # all others have theirs, or the rows' size
+    data: Data = read(*pair, batch_size=size, names=("evaluation", "evaluation[1]"))
     return data
 
 
-def _evaluation_subsamples(data: Data, batch_size: int | None, sampling: Sampling, entropy: int) -> Subsamples:
+def _evaluation_subsamples(
+    data: Data, batch_size: int | None, sampling: Sampling, num_rows: int, entropy: int
+) -> Subsamples:
+    """Return where evaluation batches come from; a partition of them is cut fine enough to serve all rows."""
     if isinstance(data, BatchStream):
         return StreamedSubsamples(data, num_parts=1, cycle=True)
-    size = None if batch_size is None else max(1, min(batch_size, len(data) // 2))
+    most = len(data) // (num_rows if sampling == "partition" else 2)
+    size = max(1, min(DEFAULT_BATCH_SIZE if batch_size is None else batch_size, most))
     return DrawnSubsamples(
         data, batch_size=size, sampling=sampling, num_parts=1, entropy=entropy, purpose=EVALUATION, name="evaluation"
     )

@@ -71,7 +71,7 @@ def plot_differentials(
         high: Its upper end.
         best_set: The rates that cannot be told from the best, or a mask of shape ``(K,)``; default: ``in_best_set``.
             Each one shades the axis half-way to its neighbours.
-        max_stable_lr: The divergence edge: beyond it the picture is hatched.
+        max_stable_lr: The largest stable rate: the picture is hatched from half-way to the next one on.
         confidence_level: Nominal coverage of interval and band in ``summary``, for the legend.
         xlim: The rates to show, ``(left, right)``; the range of losses is then that of these rates.
         trim: Share of the interval ends left out of the range of losses at its top, and as many at its bottom, so that
@@ -125,8 +125,9 @@ def plot_differentials(
         handles.append(_draw_pick(ax, pick))
     if interval is not None and interval[0] <= right and interval[1] >= left:
         handles.append(_draw_bracket(ax, interval))
-    if edge is not None and edge < right:
-        handles.append(_hatch_beyond(ax, edge, max(right, float(boundaries[-1]))))
+    beyond = rates.size if edge is None else int(np.searchsorted(rates, edge * (1.0 + 1e-9)))  # the unstable rates
+    if beyond < rates.size and boundaries[beyond] < right:
+        handles.append(_hatch_beyond(ax, float(boundaries[beyond]), max(right, float(boundaries[-1]))))
     diverged = (num_diverged > 0) & shown
     if diverged.any():
         handles.append(_mark_diverged(ax, rates[diverged]))

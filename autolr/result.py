@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TuningResult:
     """The loss differentials of a tuning, and every way to look at them. It holds numbers only, never the model.
 
@@ -174,7 +174,7 @@ class TuningResult:
         if not isinstance(other, TuningResult):
             raise TypeError(invalid("other", "be a TuningResult", other))
         settings = dict(self.settings)
-        for name in ("num_subsamples", "num_gradients", "num_forwards", "seconds"):
+        for name in ("num_subsamples", "num_gradients", "num_forwards", "num_evaluations", "seconds"):
             if name in settings and name in other.settings:
                 settings[name] += other.settings[name]
         return TuningResult(self.differentials.extended(other.differentials), settings)
@@ -187,6 +187,10 @@ class TuningResult:
     def load(cls, path: str | os.PathLike[str]) -> "TuningResult":
         """Read a result that :meth:`save` wrote."""
         return cls(*load_json(path))
+
+    def __repr__(self) -> str:
+        record = self.differentials
+        return f"<TuningResult: {record.num_subsamples} subsamples, {record.learning_rates.size} learning rates>"
 
     def __str__(self) -> str:
         try:

@@ -3,32 +3,40 @@
 import json
 import math
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import Any
 
-from autolr._validation import describe, invalid
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from autolr._validation import invalid
 from autolr.differentials import LossDifferentials
 
 SCHEMA = "autolr.TuningResult"
 VERSION = 1
-_ARRAYS = ("learning_rates", "loss_pre", "loss_post", "horizons", "interpolated")
+_ARRAYS = ("learning_rates", "loss_pre", "loss_post", "horizons")
 
 
 def to_json(differentials: LossDifferentials, settings: dict[str, Any]) -> str:
     """Return a record and its settings as a JSON document.
 
-    Floats are written with all their digits, infinities as ``"inf"``, NaN (not probed) as ``null``.
+    Floats are written with all their digits, infinities as ``"inf"``, NaN (not probed) as ``null``, and
+    ``interpolated`` as ``null`` where nothing was.
 
     Raises:
         ValueError: If a setting is no JSON value.
     """
     document = {"schema": SCHEMA, "version": VERSION, "settings": settings}
-    document |= {name: _encode(getattr(differentials, name).tolist()) for name in _ARRAYS}
+    document |= {name: _encode(getattr(differentials, name)) for name in (*_ARRAYS, "interpolated")}
     try:
-        return json.dumps(document, allow_nan=False)
-    except (TypeError, ValueError) as error:
+        text = json.dumps(document, allow_nan=False)
+        if json.loads(json.dumps(settings)) != settings:  # a tuple, say, would come back as a list
+            raise ValueError("not every value comes back as it is")
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(invalid("settings", "hold JSON values only", settings)) from error
+    return text
 
 
 def save_json(path: str | os.PathLike[str], differentials: LossDifferentials, settings: dict[str, Any]) -> None:
@@ -38,20 +46,21 @@ def save_json(path: str | os.PathLike[str], differentials: LossDifferentials, se
         ValueError: If the path does not end in ``.json``, or a setting is no JSON value.
         OSError: If the file cannot be written.
     """
-    target = Path(path)
-    if target.suffix != ".json":
+    if Path(path).suffix != ".json":
         raise ValueError(invalid("path", "end in .json", str(path)))
+    target = Path(path).resolve()  # a link stays a link
+    if not target.parent.is_dir():
+        raise FileNotFoundError(invalid("path", "lie in a folder that exists", str(path)))
     text = to_json(differentials, settings)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with temporary.open("x", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(target)
+        temporary.replace(target)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -63,40 +72,42 @@ def load_json(path: str | os.PathLike[str]) -> tuple[LossDifferentials, dict[str
         OSError: If the file cannot be read.
     """
     try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:  # also what cannot be decoded
+        document = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:  # also what cannot be decoded
         raise ValueError(f"`path` must name a complete JSON file, got {str(path)!r}: {error}.") from error
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise ValueError(invalid("path", f"name a file with the schema {SCHEMA!r}", str(path)))
     version = document.get("version")
-    if not isinstance(version, int) or version > VERSION:
+    if type(version) is not int or not 1 <= version <= VERSION:
         raise ValueError(invalid("path", f"name a file of schema version {VERSION} or older", f"version {version}"))
     try:
         settings = document["settings"]
-        differentials = LossDifferentials(**{name: _decode(document[name]) for name in _ARRAYS})
-    except (KeyError, TypeError, ValueError) as error:
-        reason = describe(str(error))
-        raise ValueError(f"`path` must name an undamaged result, got {str(path)!r}: {reason}.") from error
-    if not isinstance(settings, dict):
-        raise ValueError(invalid("path", "name an undamaged result, its settings a mapping", settings))
+        if not isinstance(settings, dict):
+            raise TypeError(invalid("settings", "be a mapping", settings))
+        arrays = {name: _decode(document[name]) for name in _ARRAYS}
+        differentials = LossDifferentials(**arrays, interpolated=document["interpolated"])
+    except KeyError as error:
+        raise ValueError(f"`path` must name an undamaged result, got {str(path)!r} without {error}.") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`path` must name an undamaged result, got {str(path)!r}: {error}") from error
     return differentials, settings
 
 
-def _encode(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_encode(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
-    return value
+def _encode(array: NDArray[Any]) -> Any:
+    if array.dtype == np.bool_:
+        return array.tolist() if array.any() else None
+    values = array.astype(object)
+    values[np.isnan(array)] = None
+    values[np.isposinf(array)] = "inf"
+    return values.tolist()
 
 
-def _decode(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_decode(item) for item in value]
-    return math.nan if value is None else math.inf if value == "inf" else value
+def _decode(value: Any) -> NDArray[Any]:
+    values = np.array(value, dtype=object)
+    values[pd.isna(values)] = math.nan
+    values[np.equal(values, "inf")] = math.inf
+    return values
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _refuse_constant(constant: str) -> float:
+    raise ValueError(f"{constant} is not JSON")

@@ -117,7 +117,7 @@ class DrawnSubsamples:
 class StreamedSubsamples:
     """The batches of a loader or an iterable, in its order, each in one row only.
 
-    What was drawn is kept, so that a row can be drawn again.
+    What was drawn is kept where the user has it, not on the device, so that a row can be drawn again.
 
     Args:
         stream: The batches.
@@ -138,11 +138,11 @@ class StreamedSubsamples:
             if len(batches) < self._num_parts:
                 return None
             self._drawn[index] = batches
-        return self._drawn[index]
+        return tuple(self._stream.move(batch) for batch in self._drawn[index])
 
     def draw_warmup(self, index: int) -> Batch | None:  # noqa: ARG002 (in its order)
         """Return the next batch, which is then in no row, or ``None`` where the stream has ended."""
-        return next(iter(self._next()), None)
+        return next((self._stream.move(batch) for batch in self._next()), None)
 
     def _next(self) -> list[Batch]:
         """Return the next batch in a list, empty where there is none."""

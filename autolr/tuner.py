@@ -205,7 +205,8 @@ class AutoLRTuner:
                 "`num_subsamples` must come from data that can be drawn again, got a loader or an iterable: tune again."
             )
         begin = result.differentials.num_subsamples
-        self._result = result.extend(self._run(plan, range(begin, begin + num_subsamples), before=result))
+        more = self._run(plan, range(begin, begin + num_subsamples), before=result)
+        self._result = result.extend(more)
         return self._result
 
     @property
@@ -265,9 +266,12 @@ class AutoLRTuner:
             )
         if before is None and len(probed.loss_pre) < 2:
             raise ValueError(invalid("X", "yield at least 2 rows of subsamples", len(probed.loss_pre)))
+        if len(probed.loss_pre) == 0:
+            raise ValueError("`num_subsamples` must leave rows to add, got a partition that has ended.")
         differentials = LossDifferentials(plan.learning_rates, probed.loss_pre, probed.loss_post)
         settings = {
             **plan.settings,
+            "num_subsamples": len(rows),
             "evaluation_passes": plan.num_evaluation_passes,
             "engine": probed.engine,
             "engine_reason": probed.engine_reason,
@@ -280,6 +284,7 @@ class AutoLRTuner:
             "resolution": objective.epsilon,
             "num_gradients": objective.num_gradients,
             "num_forwards": objective.num_forwards,
+            "num_evaluations": objective.num_gradients + objective.num_forwards / 3.0,
             "seconds": time.perf_counter() - began,
             "versions": _versions(),
         }

@@ -81,8 +81,11 @@ def _decision(suggestion: "Suggestion") -> str:
 
 def _uncertainty(suggestion: "Suggestion") -> str:
     best, level = suggestion.best_set, f"{suggestion.confidence_level:.0%}"
+    if suggestion.below_resolution or not suggestion.improves:
+        return f"No rate from {format_rate(best[0])} to {format_rate(best[-1])} stands out at {level}." if best else ""
+    where = "Within the grid, the" if suggestion.at_grid_edge else "The"
     interval = f"{format_rate(suggestion.low)} and {format_rate(suggestion.high)}"
-    text = f"The best rate lies between {interval} ({level});"
+    text = f"{where} best rate lies between {interval} ({level});"
     if len(best) < 2:
         return f"{text} no other rate of the grid is as good."
     rates = suggestion.evidence.differentials.learning_rates
@@ -117,9 +120,8 @@ def _evidence(result: "TuningResult") -> str:
     text += where.get(settings.get("evaluation", ""), "")
     about = {"independent": ", for this dataset", "partition": ", for the population too"}
     text += about.get(str(sampling), "")
-    if "seconds" in settings:
-        evaluations = settings["num_gradients"] + settings["num_forwards"] / 3.0
-        text += f": {evaluations:.0f} gradient evaluations in {settings['seconds']:.1f} s"
+    if {"seconds", "num_evaluations"} <= settings.keys():
+        text += f": {settings['num_evaluations']:.0f} gradient evaluations in {settings['seconds']:.1f} s"
     return f"{text}."
 
 

@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from harness import unchanged
 from scipy import stats
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from autolr import AutoLRTuner, NoCandidateError, log_grid
 from autolr._typing import Method
-from harness import unchanged
 
 RATES = log_grid(1e-3, 1.0, 6)
 NUM_SUBSAMPLES, BATCH_SIZE, NUM_OBSERVATIONS, OWN = 5, 4, 48, 1000
@@ -106,7 +106,7 @@ METHODS = {
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize(
     ("method", "sampling", "evaluation", "form"),
-    itertools.product(METHODS, ["independent", "partition"], EVALUATIONS, FORMS),
+    list(itertools.product(METHODS, ["independent", "partition"], EVALUATIONS, FORMS)),
 )
 def test_combination(method, sampling, evaluation, form):
     seen = []
@@ -131,10 +131,13 @@ def test_combination(method, sampling, evaluation, form):
     assert np.isfinite(delta).all()
     rows = rows_seen(seen, num_checks=1 if evaluation == "subsample" else 2)
     for gradient, evaluated in rows:
-        assert len(gradient) == len(evaluated) == BATCH_SIZE
+        assert len(gradient) == BATCH_SIZE
+        # without a batch size to go by, evaluation subsamples are as large as the data allows, up to the default
+        largest = {"independent": NUM_OBSERVATIONS // 2, "partition": NUM_OBSERVATIONS // NUM_SUBSAMPLES}[sampling]
+        assert len(evaluated) == (largest if not size and evaluation in ("own pair", "own Dataset") else BATCH_SIZE)
         assert (gradient == evaluated) == (evaluation == "subsample")
         assert (min(evaluated) >= OWN) == evaluation.startswith("own")
-    if sampling == "partition" or size == {}:
+    if sampling == "partition" or not size:
         used = [number for gradient, _ in rows for number in gradient]
         assert len(used) == len(set(used))
 

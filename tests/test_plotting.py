@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.collections import FillBetweenPolyCollection, LineCollection
+from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
@@ -120,7 +120,7 @@ def test_the_mean_and_its_interval_are_drawn_and_inf_is_left_out(summary):
     np.testing.assert_array_equal(mean[finite], summary["mean"][finite])
     assert np.isnan(mean[~finite]).all()
     shade = find(ax, "95% interval")
-    assert isinstance(shade, FillBetweenPolyCollection)
+    assert isinstance(shade, PolyCollection)
     vertices = np.concatenate([path.vertices for path in shade.get_paths()])
     for column in ("low", "high"):
         assert np.isin(summary[column][finite], vertices[:, 1]).all()
@@ -148,7 +148,7 @@ def test_an_interval_of_the_median_that_ends_in_inf_leaves_the_view(rates):
 def test_the_band_is_drawn_only_if_it_is_in_the_summary(summary):
     assert "95% band" not in labels(plot_differentials(summary))
     frame = summary.assign(band_low=summary["low"] - 0.1, band_high=summary["high"] + 0.1)
-    assert isinstance(find(plot_differentials(frame), "95% band"), FillBetweenPolyCollection)
+    assert isinstance(find(plot_differentials(frame), "95% band"), PolyCollection)
 
 
 def test_the_pick_is_a_line_with_its_value(summary):
@@ -190,17 +190,18 @@ def test_the_interval_of_the_best_rate_stands_at_the_bottom_whatever_the_losses(
 
 
 def test_everything_beyond_the_largest_stable_rate_is_hatched(summary):
-    ax = plot_differentials(summary, max_stable_lr=0.5)
+    rates = summary.index.to_numpy()
+    ax = plot_differentials(summary, max_stable_lr=rates[50])
     region = find(ax, "unstable")
     assert isinstance(region, Rectangle)
     assert region.get_hatch()
     left, right = interval_of_x(region)
-    assert left == 0.5
+    assert left == pytest.approx(np.sqrt(rates[50] * rates[51]))  # half-way to the next rate
     assert right >= ax.get_xlim()[1] * (1.0 - 1e-12)
-    assert any(line.get_linestyle() == ":" and list(line.get_xdata()) == [0.5, 0.5] for line in ax.lines)
+    assert any(line.get_linestyle() == ":" and list(line.get_xdata()) == [left, left] for line in ax.lines)
 
 
-@pytest.mark.parametrize("max_stable_lr", [None, 100.0])
+@pytest.mark.parametrize("max_stable_lr", [None, 10.0, 100.0])
 def test_nothing_is_hatched_where_no_edge_is_in_view(summary, max_stable_lr):
     assert "unstable" not in labels(plot_differentials(summary, max_stable_lr=max_stable_lr))
 

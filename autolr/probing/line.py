@@ -1,17 +1,19 @@
 """The line probe: one real step gives the direction, then forwards only; with the gate that it must pass."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from autolr._typing import Batch, FloatArray
 from autolr.probing.start import Start, needs_closure
+from autolr.probing.step import probe_by_steps
 
 STEP_TOLERANCE = 1e-4
 LOSS_TOLERANCE = 1e-6
-# NOTE: a step this many times the rounding error of the weights shows a relative deviation of STEP_TOLERANCE / 10
-_FLOOR = 10.0 / STEP_TOLERANCE
+# NOTE: of a step this many times the rounding error of the weights, the gate sees a tenth (coarse) or STEP_TOLERANCE
+_COARSE, _FINE = 10.0, 10.0 / STEP_TOLERANCE
 
 
 class LineProbe:
@@ -53,56 +55,82 @@ class LineProbe:
             self._move(float(learning_rate), direction)
             loss_post[k] = start.loss(evaluation_batch)
         start.restore()
+        overflowed = not math.isfinite(_norm(direction))  # as the step at smaller rates need not have
+        if overflowed or not (start.randomness.rewinds_numpy or start.randomness.numpy_is_unused()):
+            start.randomness.rewind_numpy_too()
+            return probe_by_steps(start, self._learning_rates, batch, evaluation_batch)
         loss_post[~np.isfinite(loss_post)] = np.inf
         return loss_pre, loss_post
 
     def objection(self, batch: Batch, evaluation_batch: Batch) -> str | None:
         r"""Return why the line may not be used, or ``None`` where real steps verify it on these subsamples.
 
-        Real steps at three rates (the lowest, the highest and their geometric mean) must lie on the line, tensor by
-        tensor: :math:`\|\theta(\mathrm{lr}) - (\theta_0 - \mathrm{lr}\, d)\| \le 10^{-4} \|\theta(\mathrm{lr}) -
-        \theta_0\| + \epsilon \|\theta_0\|`; and the losses there must agree to :math:`\max(10^{-6}, 8 \epsilon)
-        \max(|L|, 1)`, with :math:`\epsilon` the resolution of the dtype. A rate whose step is lost in the rounding of
-        the weights proves nothing; a larger one is tried instead, off the grid if need be.
+        Real steps at four rates from the lowest to the highest must lie on the line, tensor by tensor:
+        :math:`\|\theta(\mathrm{lr}) - (\theta_0 - \mathrm{lr}\, d)\| \le 10^{-4} \|\theta(\mathrm{lr}) - \theta_0\| +
+        \epsilon \|\theta_0\|`; and the losses there must agree to :math:`\max(10^{-6}, 8 \epsilon) \max(|L|, 1)`, with
+        :math:`\epsilon` the resolution of the dtype. A rate whose step is lost in the rounding of the weights proves
+        nothing: the lowest one tested is where the gate sees a deviation of a tenth of the step, another where it sees
+        :math:`10^{-4}`, off the grid if need be.
         """
         start = self._start
         if needs_closure(start.optimizer):
             return f"{type(start.optimizer).__name__} computes losses within its step"
+        coarsest = max((parameter.dtype for parameter in self._parameters), key=lambda dtype: torch.finfo(dtype).eps)
+        epsilon = torch.finfo(coarsest).eps
+        if max(epsilon, start.objective.epsilon) > LOSS_TOLERANCE:
+            return f"{coarsest} is too coarse to verify it" if epsilon > LOSS_TOLERANCE else "the loss is too coarse"
         low, high = float(self._learning_rates[0]), float(self._learning_rates[-1])
         start.restore()
-        direction = self._direction(high, batch)
-        length, size = _norm(direction), _norm(self._origin)
+        gradients = start.gradients(batch)
+        self._step(high, batch, gradients)
+        direction = self._from_origin(high)
+        length = _norm(direction)
         if not (math.isfinite(length) and length > 0.0):
+            start.restore()
             return f"the step at {high:g} is {'zero' if length == 0.0 else 'not finite'}"
-        epsilon = max(torch.finfo(parameter.dtype).eps for parameter in self._parameters)
-        low = max(low, _FLOOR * epsilon * size / length)
-        for learning_rate in (low, math.sqrt(low * max(high, low)), max(high, low)):
-            objection = self._compare(learning_rate, direction, batch, evaluation_batch)
+        rounding = epsilon * _norm(self._origin) / length
+        low, fine = max(low, _COARSE * rounding), max(low, _FINE * rounding)
+        high = max(high, fine)
+        for learning_rate in sorted({low, fine, math.sqrt(low * high), high}):
+            objection = self._compare(learning_rate, direction, batch, evaluation_batch, gradients)
             if objection is not None:
-                start.restore()
-                return objection
+                break
         start.restore()
-        return None
+        return objection
 
     def _direction(self, learning_rate: float, batch: Batch) -> list[torch.Tensor]:
         """Return d from one real step; the model is back at the start afterwards."""
-        self._start.gradient(batch)
+        self._start.gradients(batch)
         self._start.step(learning_rate, batch)
+        direction = self._from_origin(learning_rate)
+        self._start.restore()
+        return direction
+
+    def _from_origin(self, learning_rate: float) -> list[torch.Tensor]:
+        """Return the way back from the parameters as they are, in units of the rate."""
         direction = torch._foreach_sub(self._origin, self._parameters)
         torch._foreach_div_(direction, learning_rate)
-        self._start.restore()
         return list(direction)
+
+    def _step(self, learning_rate: float, batch: Batch, gradients: Sequence[torch.Tensor | None]) -> None:
+        self._start.restore()
+        self._start.set_gradients(gradients)
+        self._start.step(learning_rate, batch)
 
     def _move(self, learning_rate: float, direction: list[torch.Tensor]) -> None:
         torch._foreach_copy_(self._parameters, self._origin)
         torch._foreach_add_(self._parameters, direction, alpha=-learning_rate)
 
     def _compare(
-        self, learning_rate: float, direction: list[torch.Tensor], batch: Batch, evaluation_batch: Batch
+        self,
+        learning_rate: float,
+        direction: list[torch.Tensor],
+        batch: Batch,
+        evaluation_batch: Batch,
+        gradients: Sequence[torch.Tensor | None],
     ) -> str | None:
         start = self._start
-        start.gradient(batch)
-        start.step(learning_rate, batch)
+        self._step(learning_rate, batch, gradients)
         real = [parameter.clone() for parameter in self._parameters]
         real_loss = start.loss(evaluation_batch)
         start.restore()
@@ -112,9 +140,7 @@ class LineProbe:
             allowed = STEP_TOLERANCE * _norm([position - origin]) + torch.finfo(origin.dtype).eps * _norm([origin])
             distance = _norm([position - on_line])
             if not distance <= allowed:
-                start.restore()
                 return f"the real step at {learning_rate:.3g} is off the line by {distance:.2g}, {allowed:.2g} allowed"
-        start.restore()
         both_diverged = not (math.isfinite(real_loss) or math.isfinite(line_loss))
         allowed = max(LOSS_TOLERANCE, 8.0 * start.objective.epsilon) * max(abs(real_loss), 1.0)
         if not (both_diverged or abs(real_loss - line_loss) <= allowed):

@@ -1,16 +1,17 @@
 """The objective of a probe: (model, batch) -> scalar loss, however the user states it."""
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from autolr._typing import Batch, ComputeLoss, LossFunction
 from autolr._validation import describe, invalid
 from autolr.data import map_tensors
+from autolr.probing.held import held_modules
+from autolr.probing.state import Snapshot, distinct_entries
 
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 
@@ -47,32 +48,35 @@ class Objective:
         self.epsilon = 0.0
         self._loss_fn = loss_fn
         self._compute_loss = compute_loss
-        self._writes_batch = True
-        self._buffers = [
-            (module._buffers, name, buffer)
-            for root in self.modules()
-            for module in root.modules()
-            for name, buffer in module._buffers.items()
-            if buffer is not None
-        ]
-        self._in_place = [buffer.detach() for _, _, buffer in self._buffers]
-        self._start = [buffer.clone() for buffer in self._in_place]
+        self._checked = self._needs_graph = False
+        self._writes_batch = self._changes_attributes = True  # unless checked
+        owned = (parameter for module in self.modules() for parameter in module.parameters())
+        weights: dict[int, torch.Tensor] = {id(weight): weight for weight in (*owned, *self.parameters)}
+        self._weights = list(weights.values())
+        # a forward may change anything but the weights
+        self._around = Snapshot(*self.modules(), leave=self._weights)
+        dense = [tensor for tensor in self._around.tensors if tensor.layout == torch.strided]
+        self._buffers = [distinct_entries(tensor) for tensor in dense]
+        self._values = [tensor.clone() for tensor in self._buffers]
 
     def modules(self) -> list[nn.Module]:
         """Return the model and the modules that the loss function is seen to hold: a second network, a learned loss."""
-        return [self.model, *_modules_of(self._loss_fn), *_modules_of(self._compute_loss)]
+        return held_modules(self.model, self._loss_fn, self._compute_loss)
 
     def loss(self, batch: Batch) -> float:
-        """Return the loss on ``batch`` without a gradient, as a Python float; the buffers are put back.
+        """Return the loss on ``batch``, as a Python float; the modules are put back, but for the weights.
 
         Raises:
             TypeError: If the loss is not a tensor of floats.
             ValueError: If it is not a scalar.
         """
         self.num_forwards += 1
-        with torch.no_grad():
+        with torch.set_grad_enabled(self._needs_graph):
             value = float(self._scalar(batch).detach())
-        self._restore_buffers()
+        if self._changes_attributes:
+            self._around.restore()
+        elif self._buffers:
+            torch._foreach_copy_(self._buffers, self._values)
         return value
 
     def gradient(self, batch: Batch) -> torch.Tensor:
@@ -91,13 +95,13 @@ class Objective:
                     invalid("loss_fn" if self._loss_fn else "compute_loss", "depend on trainable parameters", loss)
                 )
             loss.backward(inputs=self.parameters)  # type: ignore[no-untyped-call]
-        self._restore_buffers()
+        self._around.restore()
         return loss.detach()
 
     def clear_gradients(self) -> None:
-        """Take the gradients off; their tensors are not touched."""
-        for parameter in self.parameters:
-            parameter.grad = None
+        """Take all gradients off, frozen weights' too, which a step or a clipping would use; none is written to."""
+        for weight in self._weights:
+            weight.grad = None
 
     def check(self, batch: Batch) -> None:
         """Compute one loss with the checks that are too dear for every one; refuse mistakes that torch lets pass.
@@ -107,32 +111,37 @@ class Objective:
             ValueError: If the loss broadcasts an output of shape (m, 1) against a target of shape (m,).
         """
         self.num_forwards += 1
-        batch = map_tensors(torch.Tensor.clone, batch)
-        self._writes_batch = False
-        tensors: list[torch.Tensor] = []
-
-        def note(tensor: torch.Tensor) -> torch.Tensor:
-            tensors.append(tensor)
-            return tensor
-
-        map_tensors(note, batch)
+        own = map_tensors(torch.Tensor.clone, batch)
+        wrote, self._writes_batch = self._writes_batch and self._checked, False
+        tensors = _tensors_of(own)
         versions = [tensor._version for tensor in tensors]
-        handle = nn.modules.module.register_module_forward_pre_hook(_refuse_integers)
+        layers = {id(layer): layer for module in self.modules() for layer in module.modules() if _is_float_layer(layer)}
+        handles: list[RemovableHandle] = []
         try:
-            with torch.no_grad():
-                loss = self._scalar(batch, check_broadcast=True)
+            for layer in layers.values():
+                handles.append(layer.register_forward_pre_hook(_refuse_integers))
+            loss = self._checked_loss(own, batch)
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
         self.epsilon = torch.finfo(loss.dtype).eps
-        self._writes_batch = versions != [tensor._version for tensor in tensors]
-        self._restore_buffers()
+        after = _tensors_of(own)
+        same = len(after) == len(tensors) and all(one is other for one, other in zip(after, tensors, strict=True))
+        self._writes_batch = wrote or not same or versions != [tensor._version for tensor in tensors]
+        self._changes_attributes = self._around.restore() or (self._changes_attributes and self._checked)
+        self._checked = True
 
-    def _restore_buffers(self) -> None:
-        for buffers, name, buffer in self._buffers:
-            if buffers[name] is not buffer:  # a forward gave the name another tensor
-                buffers[name] = buffer
-        if self._in_place:
-            torch._foreach_copy_(self._in_place, self._start)
+    def _checked_loss(self, own: Batch, batch: Batch) -> torch.Tensor:
+        """Return the loss on ``own``, a copy of ``batch``, without a graph if it can do without."""
+        try:
+            with torch.set_grad_enabled(self._needs_graph):
+                return self._scalar(own, check_broadcast=True)
+        except RuntimeError as error:
+            if self._needs_graph or "does not require grad" not in str(error):
+                raise
+        self._needs_graph = True  # the loss is made of derivatives itself
+        with torch.enable_grad():
+            return self._scalar(map_tensors(torch.Tensor.clone, batch), check_broadcast=True)
 
     def _scalar(self, batch: Batch, *, check_broadcast: bool = False) -> torch.Tensor:
         if self._writes_batch:
@@ -206,14 +215,17 @@ def _refuse_broadcast(loss_fn: LossFunction, output: Any, target: Any, loss: Any
         )
 
 
-def _refuse_integers(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-    """Raise if one of torch's own layers with float weights is fed integers: a hook for the duration of a check."""
+def _is_float_layer(module: nn.Module) -> bool:
+    """Return whether this is one of torch's own layers with float weights, which integers cannot be fed into."""
     if not type(module).__module__.startswith("torch.nn.modules") or isinstance(module, _EMBEDDINGS):
-        return
+        return False
     weight = next(iter(module.parameters(recurse=False)), None)
-    if weight is None or not weight.is_floating_point() or not arguments:
-        return
-    x = arguments[0]
+    return weight is not None and weight.is_floating_point()
+
+
+def _refuse_integers(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+    """Raise if a layer of floats is fed integers: a hook for the duration of a check."""
+    x = arguments[0] if arguments else None
     if isinstance(x, torch.Tensor) and not (x.is_floating_point() or x.is_complex()):
         raise TypeError(
             f"`X` must have a floating-point dtype for the model's {type(module).__name__} layer, got {x.dtype}:"
@@ -221,22 +233,12 @@ def _refuse_integers(module: nn.Module, arguments: tuple[Any, ...]) -> None:
         )
 
 
-def _modules_of(function: Callable[..., Any] | None) -> list[nn.Module]:
-    """Return the modules that a function is, is bound to, or closes over."""
-    if isinstance(function, nn.Module):
-        return [function]
-    if isinstance(function, partial):
-        values = [function.func, *function.args, *function.keywords.values()]
-    elif inspect.ismethod(function):
-        values = [function.__self__, function.__func__]
-    elif inspect.isfunction(function):
-        names = [function.__globals__.get(name) for name in function.__code__.co_names]
-        return [value for value in (*_cell_contents(function), *names) if isinstance(value, nn.Module)]
-    else:
-        return []
-    return [module for value in values for module in _modules_of(value)]
+def _tensors_of(batch: Batch) -> list[torch.Tensor]:
+    tensors: list[torch.Tensor] = []
 
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        tensors.append(tensor)
+        return tensor
 
-def _cell_contents(function: Callable[..., Any]) -> list[Any]:
-    cells = getattr(function, "__closure__", None) or ()
-    return [cell.cell_contents for cell in cells if cell != type(cell)()]  # an empty cell has no contents
+    map_tensors(note, batch)
+    return tensors

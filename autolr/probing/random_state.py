@@ -76,10 +76,24 @@ class ForkedRandomness:
     def leave_numpy_if_unused(self) -> None:
         """After a first loss of a row: rewind NumPy from now on only if that loss drew from it.
 
-        NumPy's generator takes ten times as long to set as the others, which a small model would feel.
+        NumPy's generator takes ten times as long to set as the others, which a small model would feel. Whether the row
+        could do without is known at its end: see :meth:`numpy_is_unused`.
         """
+        self._rewind_numpy = not self.numpy_is_unused()
+
+    def numpy_is_unused(self) -> bool:
+        """Return whether nothing has been drawn from NumPy's generator since it was last set."""
         state: Any = np.random.get_state(legacy=False)  # noqa: NPY002
-        self._rewind_numpy = state["state"]["pos"] != 624 or state["has_gauss"] != 0
+        return bool(state["state"]["pos"] == 624 and state["has_gauss"] == 0)
+
+    @property
+    def rewinds_numpy(self) -> bool:
+        """Whether :meth:`rewind` includes NumPy's generator."""
+        return self._rewind_numpy
+
+    def rewind_numpy_too(self) -> None:
+        """Include NumPy's generator in :meth:`rewind` again."""
+        self._rewind_numpy = True
 
 
 def _get_device_state(device: torch.device) -> torch.Tensor:

@@ -1,8 +1,9 @@
 """Where every probe of a call starts, and the real optimizer step from there."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -34,18 +35,25 @@ class Start:
     def restore(self) -> None:
         """Go back to the start, without gradients."""
         self.snapshot.restore()
-        self.objective.clear_gradients()
 
     def loss(self, batch: Batch) -> float:
         """Return the loss on ``batch`` at the weights as they are, from the row's random state."""
         self.randomness.rewind()
         return self.objective.loss(batch)
 
-    def gradient(self, batch: Batch) -> list[torch.Tensor | None]:
-        """Return the gradients of the parameters on ``batch``, left in ``.grad`` too, from the row's random state."""
+    def gradients(self, batch: Batch) -> list[torch.Tensor | None]:
+        """Return the gradients of the objective's parameters on ``batch``, from the row's random state.
+
+        They are left in ``.grad`` too: a step that works on them in place changes what is returned.
+        """
         self.randomness.rewind()
         self.objective.gradient(batch)
         return [parameter.grad for parameter in self.objective.parameters]
+
+    def set_gradients(self, gradients: Sequence[torch.Tensor | None]) -> None:
+        """Put copies of ``gradients`` into ``.grad`` of the objective's parameters."""
+        for parameter, gradient in zip(self.objective.parameters, gradients, strict=True):
+            parameter.grad = None if gradient is None else gradient.clone()
 
     def step(self, learning_rate: float, batch: Batch) -> None:
         """Take the user's optimizer step at ``learning_rate`` with the gradients as they are.
@@ -67,5 +75,10 @@ class Start:
 
 def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
     """Return whether the optimizer's step cannot do without a closure that computes the loss, as that of LBFGS."""
-    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    return _needs_closure(type(optimizer).step)
+
+
+@cache
+def _needs_closure(step: Callable[..., object]) -> bool:
+    closure = inspect.signature(step).parameters.get("closure")
     return closure is not None and closure.default is inspect.Parameter.empty

@@ -1,124 +1,194 @@
 """Everything of the user's that a probe can touch, remembered in memory and put back in place, bit for bit."""
 
 import random
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from autolr.probing.held import held_modules
 from autolr.probing.random_state import capture_random_state
 
-Restore = Callable[[], None]
+# puts something back, and returns whether it had changed; of a tensor's values it does not know (False)
+Restore = Callable[[], bool]
+
+_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+_HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
+_ATTEMPTS = 20
 
 
 class Snapshot:
     """The state of some objects now; :meth:`restore` puts it back in place, as often as asked.
 
     Remembered, at any depth: of modules and optimizers all attributes (and so parameters, buffers, modes, moments,
-    rates, counters); of dicts, lists and sets the content; of tensors the values, the storage, ``requires_grad`` and
-    the gradient (by identity: the caller takes it off before it computes gradients of its own); of random generators
-    the state. All these keep their identity. Objects of other types are kept by reference.
+    rates, counters), and the modules that an optimizer's hooks hold (an average of the weights); of dicts, lists, sets
+    and deques the content; of arrays the values; of tensors the values, the storage and ``requires_grad``; of random
+    generators the state. All these keep their identity. Objects of other types are kept by reference. Gradients are
+    taken off by :meth:`restore`, as a start of one's own gradients, and put back by :meth:`restore_gradients`.
 
     Args:
-        *objects: The objects, usually a model and its optimizer.
+        *objects: The objects, usually a model and its optimizer. Random generators among them are left out: data may
+            draw on from them while a model goes back; see :func:`preserved_state`.
+        leave: Tensors that are left out.
+
+    Attributes:
+        tensors: The tensors that are remembered.
     """
 
-    def __init__(self, *objects: object) -> None:
-        self._alive: dict[int, object] = {}  # an id is only as good as its object's life
+    def __init__(self, *objects: object, leave: Iterable[torch.Tensor] = ()) -> None:
+        self.tensors: list[torch.Tensor] = []
         self._restores: list[Restore] = []
-        pending = list(objects)
+        self._alive: dict[int, object] = {id(tensor): tensor for tensor in leave}  # an id needs its object's life
+        pending = [value for value in objects if not isinstance(value, _GENERATORS)]
         while pending:
             value = pending.pop()
             if id(value) not in self._alive:
                 self._alive[id(value)] = value
                 pending.extend(self._remember(value))
+        self._gradients = [(tensor, tensor.grad) for tensor in self.tensors if tensor.is_leaf]
 
-    def restore(self) -> None:
-        """Put everything back. It may be repeated, so that an interrupted restore is mended by the next one."""
+    def restore(self) -> bool:
+        """Put everything back, and return whether anything had changed besides the values of tensors.
+
+        It may be repeated, so that an interrupted restore is mended by the next one.
+        """
+        changed = False
         for restore in self._restores:
-            restore()
+            changed |= restore()
+        return changed
+
+    def clear_gradients(self) -> None:
+        """Take all gradients off, so that nothing is written into them."""
+        for tensor, _ in self._gradients:
+            tensor.grad = None
+
+    def restore_gradients(self) -> None:
+        """Put back the gradients, or their absence, that were there when the snapshot was taken."""
+        for tensor, gradient in self._gradients:
+            tensor.grad = gradient
 
     def _remember(self, value: Any) -> Iterable[object]:
         """Append what puts ``value`` itself back, and return the objects that it holds."""
         if isinstance(value, torch.Tensor):
+            self.tensors.append(value)
             self._restores.append(_tensor_restore(value))
         elif isinstance(value, nn.Module):
-            self._restores.append(_mode_restore(value))
-            # a scripted module keeps its tensors outside of its attributes
-            return [vars(value), *value.parameters(), *value.buffers()]
-        elif isinstance(value, torch.optim.Optimizer):
+            if isinstance(value, torch.jit.ScriptModule):  # keeps what it holds outside of its attributes
+                self._restores.append(_mode_restore(value))
+                return [vars(value), *value.parameters(), *value.buffers(), *value.children()]
             return [vars(value)]
+        elif isinstance(value, torch.optim.Optimizer):
+            return [vars(value), *held_modules(*(getattr(value, hooks, None) for hooks in _HOOKS))]
         elif isinstance(value, dict):
             self._restores.append(_dict_restore(value))
             return value.values()
-        elif isinstance(value, list):
-            content = list(value)
-            self._restores.append(lambda: value.__setitem__(slice(None), content))
-            return content
+        elif isinstance(value, (list, deque)):
+            self._restores.append(_sequence_restore(value))
+            return list(value)
         elif isinstance(value, set):
             self._restores.append(_set_restore(value))
         elif isinstance(value, tuple):
             return value
         elif isinstance(value, np.ndarray) and value.flags.writeable:
-            copy = value.copy()
-            self._restores.append(lambda: np.copyto(value, copy))
-        elif isinstance(value, (torch.Generator, np.random.Generator, random.Random)):
+            self._restores.append(_array_restore(value))
+        elif isinstance(value, _GENERATORS):
             self._restores.append(_generator_restore(value))
         return ()
 
 
 @contextmanager
 def preserved_state(*objects: object, devices: Iterable[torch.device] = ()) -> Iterator[Snapshot]:
-    """Put the objects and the global random generators back on every way out of the block.
+    """Put the objects, the global random generators and the grad mode back on every way out of the block.
 
-    The restore is finished also where an interrupt arrives in the middle of it; the interrupt is raised afterwards.
+    Within the block there are no gradients: those that were there are put back with the rest.
+
+    The restore is finished also where an interrupt arrives in the middle of it; the interrupt is raised afterwards. A
+    graph that was built before the block can still be differentiated after it: versions of tensors are put back too.
 
     Args:
-        *objects: What is preserved; see :class:`Snapshot`.
+        *objects: What is preserved; see :class:`Snapshot`. Random generators among them are put back at the end only.
         devices: The devices in use, whose generators are preserved with the CPU's, NumPy's and Python's.
 
     Yields:
         The snapshot, from which probes restart.
     """
-    restore_random_state = capture_random_state(devices)
     snapshot = Snapshot(*objects)
+    grad_enabled = torch.is_grad_enabled()
+    tracked = tuple(tensor for tensor in snapshot.tensors if not tensor.is_inference())
+    versions = tuple(tensor._version for tensor in tracked)
+    restore_random_state = capture_random_state(devices)
+    generators = [_generator_restore(value) for value in objects if isinstance(value, _GENERATORS)]
+
+    def put_back() -> None:
+        snapshot.restore()
+        snapshot.restore_gradients()
+        for restore in generators:
+            restore()
+        restore_random_state()
+        torch.set_grad_enabled(grad_enabled)
+        # NOTE: honest, as the values are those that the graph saw
+        torch._C._autograd._unsafe_set_version_counter(tracked, versions)
+
+    restored = False
     try:
-        yield snapshot
-    finally:
-        interrupt = None
-        restored = False
-        while not restored:
-            try:
-                snapshot.restore()
-                restore_random_state()
-                restored = True
-            except KeyboardInterrupt as error:
-                interrupt = error
-        if interrupt is not None:
-            raise interrupt
+        try:
+            snapshot.clear_gradients()
+            yield snapshot
+        finally:
+            _finish(put_back)
+            restored = True
+    finally:  # an interrupt can arrive on any line, those of the inner block too
+        if not restored:
+            _finish(put_back)
+
+
+def _finish(put_back: Callable[[], None], attempts: int = _ATTEMPTS) -> None:
+    """Call until it goes through, and raise afterwards what interrupted it: a signal's handler may raise anything."""
+    try:
+        put_back()
+    except BaseException:
+        if attempts > 0:
+            _finish(put_back, attempts - 1)
+        raise
 
 
 def _tensor_restore(tensor: torch.Tensor) -> Restore:
-    storage = tensor.detach()  # holds the storage, should the tensor be given another one
-    values = storage.clone()
+    storage = tensor.data  # holds the storage, should the tensor be given another one
+    entries = distinct_entries(storage)
+    values = entries.clone()
     strided = tensor.layout == torch.strided
     leaf = tensor.is_leaf
-    requires_grad, grad = tensor.requires_grad, tensor.grad if leaf else None
+    requires_grad = tensor.requires_grad
 
-    def restore() -> None:
+    def restore() -> bool:
+        changed = False
+        entries.copy_(values)
         if not strided or _layout(tensor) != _layout(storage):
             tensor.data = storage
-        tensor.data.copy_(values)  # through .data: a graph of the user's own is not told of a change
-        if leaf:
-            if tensor.requires_grad != requires_grad:
-                tensor.requires_grad_(requires_grad)
-            if tensor.grad is not grad:
-                tensor.grad = grad
+            changed = strided
+        if leaf and tensor.requires_grad != requires_grad:
+            tensor.requires_grad_(requires_grad)
+            changed = True
+        if leaf and tensor.grad is not None:
+            tensor.grad = None
+        return changed
 
     return restore
+
+
+def distinct_entries(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a view on the values of a tensor, without the repetitions of an expanded one, which refuses writing."""
+    values = tensor.data
+    if values.layout == torch.strided:
+        for dimension, stride in enumerate(values.stride()):
+            if stride == 0 and values.shape[dimension] > 1:
+                values = values.narrow(dimension, 0, 1)
+    return values
 
 
 def _layout(tensor: torch.Tensor) -> tuple[int, torch.Size, tuple[int, ...]]:
@@ -129,9 +199,11 @@ def _layout(tensor: torch.Tensor) -> tuple[int, torch.Size, tuple[int, ...]]:
 def _mode_restore(module: nn.Module) -> Restore:
     training = module.training
 
-    def restore() -> None:
-        if module.training != training:
+    def restore() -> bool:
+        changed = module.training != training
+        if changed:
             module.training = training
+        return changed
 
     return restore
 
@@ -139,7 +211,7 @@ def _mode_restore(module: nn.Module) -> Restore:
 def _dict_restore(value: dict[Any, Any]) -> Restore:
     content = list(value.items())
 
-    def restore() -> None:
+    def restore() -> bool:
         unchanged = len(value) == len(content) and all(
             key is kept_key and item is kept_item
             for (key, item), (kept_key, kept_item) in zip(value.items(), content, strict=True)
@@ -147,27 +219,71 @@ def _dict_restore(value: dict[Any, Any]) -> Restore:
         if not unchanged:
             value.clear()
             value.update(content)
+        return not unchanged
 
     return restore
+
+
+def _sequence_restore(value: list[Any] | deque[Any]) -> Restore:
+    content = list(value)
+
+    def restore() -> bool:
+        unchanged = len(value) == len(content) and all(map(_is, value, content))
+        if not unchanged:
+            value.clear()
+            value.extend(content)
+        return not unchanged
+
+    return restore
+
+
+def _is(first: object, second: object) -> bool:
+    return first is second
 
 
 def _set_restore(value: set[Any]) -> Restore:
     content = set(value)
 
-    def restore() -> None:
-        if value != content:
+    def restore() -> bool:
+        changed = value != content
+        if changed:
             value.clear()
             value.update(content)
+        return changed
 
     return restore
 
 
-def _generator_restore(generator: torch.Generator | np.random.Generator | random.Random) -> Restore:
+def _array_restore(value: np.ndarray[Any, Any]) -> Restore:
+    content = value.copy()
+
+    def restore() -> bool:
+        changed = value.dtype.hasobject or value.tobytes() != content.tobytes()
+        if changed:
+            np.copyto(value, content)
+        return changed
+
+    return restore
+
+
+def _generator_restore(generator: Any) -> Restore:
+    get: Callable[[], Any]
+    put: Callable[[Any], object]
     if isinstance(generator, torch.Generator):
-        torch_state = generator.get_state()
-        return lambda: (generator.set_state(torch_state), None)[1]
-    if isinstance(generator, random.Random):
-        python_state = generator.getstate()
-        return lambda: generator.setstate(python_state)
-    numpy_state = generator.bit_generator.state
-    return lambda: setattr(generator.bit_generator, "state", numpy_state)
+        get, put = generator.get_state, generator.set_state
+    elif isinstance(generator, random.Random):
+        get, put = generator.getstate, generator.setstate
+    elif isinstance(generator, np.random.RandomState):
+        get, put = partial(generator.get_state, legacy=False), generator.set_state
+    else:
+        bits = generator.bit_generator
+        get, put = partial(getattr, bits, "state"), partial(setattr, bits, "state")
+    state: Any = get()
+    shown = repr(state)  # of a long state its ends and its position, which every draw moves
+
+    def restore() -> bool:
+        changed = repr(get()) != shown
+        put(state)
+        return changed
+
+    return restore

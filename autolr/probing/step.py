@@ -28,12 +28,11 @@ def probe_by_steps(
     start.restore()
     loss_pre = start.loss(evaluation_batch)
     start.restore()
-    gradients = [None if gradient is None else gradient.clone() for gradient in start.gradient(batch)]
+    gradients = start.gradients(batch)
     loss_post = np.empty(len(learning_rates))
     for k, learning_rate in enumerate(learning_rates):
         start.restore()
-        for parameter, gradient in zip(start.objective.parameters, gradients, strict=True):
-            parameter.grad = None if gradient is None else gradient.clone()
+        start.set_gradients(gradients)
         start.step(float(learning_rate), batch)
         loss_post[k] = start.loss(evaluation_batch)
     start.restore()

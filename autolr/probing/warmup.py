@@ -25,6 +25,9 @@ def warm_up(start: Start, batches: Iterator[Batch]) -> int:
         ValueError: If the optimizer keeps the rate in its state (ASGD, Rprop, LBFGS), so that the state would belong to
             one rate. Found by two first steps at different rates, whose states must be equal.
     """
+    refusal = invalid(
+        "warmup_steps", "be 0 for an optimizer with the rate in its state", type(start.optimizer).__name__
+    )
     learning_rate = start.base[0]
     num_steps = 0
     origin = [(parameter, parameter.detach().clone()) for parameter in start.objective.parameters]
@@ -35,9 +38,9 @@ def warm_up(start: Start, batches: Iterator[Batch]) -> int:
                 start.restore()
                 _step_and_hold(start, factor * learning_rate, batch, origin)
                 states.append(_tensors(start.optimizer.state))
-            if not _equal(*states):
-                name = type(start.optimizer).__name__
-                raise ValueError(invalid("warmup_steps", "be 0 for an optimizer with the rate in its state", name))
+            # a warm Rprop no longer looks at the rate, which its first step put into its state
+            if isinstance(start.optimizer, torch.optim.Rprop) or not _equal(*states):
+                raise ValueError(refusal)
         else:
             _step_and_hold(start, learning_rate, batch, origin)
         num_steps += 1
@@ -48,7 +51,7 @@ def warm_up(start: Start, batches: Iterator[Batch]) -> int:
 def _step_and_hold(
     start: Start, learning_rate: float, batch: Batch, origin: list[tuple[torch.Tensor, torch.Tensor]]
 ) -> None:
-    start.gradient(batch)
+    start.gradients(batch)
     start.step(learning_rate, batch)
     for parameter, values in origin:
         parameter.data.copy_(values)

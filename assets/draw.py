@@ -1,0 +1,109 @@
+"""Draw the pictures of the README into this folder: ``python assets/draw.py``."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, NullFormatter
+from sklearn.datasets import load_diabetes, load_digits
+from sklearn.preprocessing import scale
+from torch import nn
+
+import autolr
+
+FOLDER = Path(__file__).parent
+BLUE, VERMILLION, GREY = "#0072B2", "#D55E00", "#777777"
+
+
+def digits_tuner(seed: int) -> tuple[autolr.AutoLRTuner, np.ndarray, np.ndarray]:
+    """Return the tuner of the README's main example, and its data; ``seed`` draws the subsamples, not the weights."""
+    X, Y = load_digits(return_X_y=True)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    return autolr.AutoLRTuner(model, nn.CrossEntropyLoss(), optimizer, rng=seed), X / 16, Y
+
+
+def draw_digits(figure: Figure) -> None:
+    """The README's main example, as ``result.plot()`` draws it."""
+    tuner, X, Y = digits_tuner(0)
+    tuner.tune(X, Y).plot(figure.subplots())
+
+
+def draw_linear_grid(figure: Figure) -> None:
+    """The change of loss on the subsample that gave the gradient, on a linear grid of rates."""
+    X, Y = load_diabetes(return_X_y=True)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(10, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    result = autolr.AutoLRTuner(model, nn.MSELoss(), optimizer, rng=0).tune(
+        scale(X),
+        scale(Y)[:, None],
+        learning_rates=autolr.linear_grid(0.01, 1.0, 100),
+        num_subsamples=50,
+        evaluation="subsample",
+    )
+    result.plot(figure.subplots(), xlim=(0.01, 1.0))
+
+
+def draw_seeds(figure: Figure) -> None:
+    """What ten seeds pick from one subsample, and from a hundred."""
+    rates = autolr.log_grid(1e-3, 1e-1, 100)
+    ax: Axes = figure.subplots()
+    seeds = range(1, 11)
+    for seed in seeds:
+        tuner, X, Y = digits_tuner(seed)
+        result = tuner.tune(X, Y, learning_rates=rates)
+        suggestion = result.suggest()
+        one = result.differentials.delta[0]
+        marker = "o" if one.min() < 0.0 else "<"
+        ax.plot(rates[one.argmin()], seed, marker, color=VERMILLION, markersize=7.0, clip_on=False, zorder=3)
+        if one.min() >= 0.0:
+            words = ax.annotate("the loss falls at no rate", (rates[0], seed), (9.0, -4.0), textcoords="offset points")
+            words.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1.0})
+        ax.plot([suggestion.low, suggestion.high], [seed, seed], color=BLUE, linewidth=3.0, alpha=0.5, zorder=2)
+        ax.plot(suggestion.learning_rate, seed, "D", color=BLUE, markersize=5.0, zorder=4)
+    tuner, X, Y = digits_tuner(0)
+    many = tuner.tune(X, Y, learning_rates=rates, num_subsamples=1000)
+    best = float(rates[many.differentials.delta.mean(axis=0).argmin()])
+    ax.axvline(best, color=GREY, linewidth=1.2, linestyle="--", zorder=1)
+    ax.set_xscale("log")
+    ax.set_xlim(rates[0], rates[-1])
+    ax.xaxis.set_major_locator(FixedLocator([0.001, 0.003, 0.01, 0.03, 0.1]))
+    ax.xaxis.set_major_formatter(lambda rate, _: f"{rate:g}")
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.set_yticks(list(seeds))
+    ax.invert_yaxis()
+    ax.grid(axis="y", color=GREY, alpha=0.2)
+    ax.set_xlabel("learning rate")
+    ax.set_ylabel("seed")
+    handles = [
+        Line2D([], [], color=VERMILLION, marker="o", markersize=7.0, linestyle="none", label="pick from 1 subsample"),
+        Line2D([], [], color=BLUE, marker="D", markersize=5.0, linewidth=3.0, label="from 100, with 95% interval"),
+        Line2D([], [], color=GREY, linestyle="--", linewidth=1.2, label="from 1000"),
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False, columnspacing=1.2)
+
+
+PICTURES: dict[str, Callable[[Figure], None]] = {
+    "digits.png": draw_digits,
+    "linear_grid.png": draw_linear_grid,
+    "seeds.png": draw_seeds,
+}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    for name, draw in PICTURES.items():
+        figure = Figure(figsize=(7.0, 4.3), layout="constrained")
+        draw(figure)
+        figure.savefig(FOLDER / name, dpi=150)
+        print(name)
+
+
+if __name__ == "__main__":
+    main()

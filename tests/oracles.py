@@ -1,0 +1,121 @@
+"""What a probe is, slow and obvious: copies of everything, real steps, and closed forms."""
+
+import copy
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+# makes independent copies of (model, optimizer, compute_loss)
+Copies = Callable[[], tuple[nn.Module, torch.optim.Optimizer, Callable[[Any, Any], torch.Tensor]]]
+
+
+def copies_of(model: nn.Module, optimizer: torch.optim.Optimizer, compute_loss: Any) -> Copies:
+    """Return a maker of copies, in which the copied optimizer holds the copied model's parameters.
+
+    A copied optimizer has lost its hooks, which torch does not copy.
+    """
+
+    def copies() -> tuple[nn.Module, torch.optim.Optimizer, Any]:
+        copied_model, copied_optimizer = copy.deepcopy((model, optimizer))
+        if isinstance(copied_optimizer, torch.optim.LBFGS):  # forgets these
+            copied_optimizer._params = copied_optimizer.param_groups[0]["params"]
+            copied_optimizer._numel_cache = None
+        return copied_model, copied_optimizer, compute_loss
+
+    return copies
+
+
+def global_random_state() -> Callable[[], None]:
+    """Return a function that moves the global generators to where they are now."""
+    torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+
+    def rewind() -> None:
+        torch.set_rng_state(torch_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(python_state)
+
+    return rewind
+
+
+def probe_by_copies(
+    copies: Copies,
+    learning_rates: Sequence[float],
+    batch: Any,
+    evaluation_batch: Any,
+    rewind: Callable[[], None],
+    *,
+    needs_graph: bool = False,
+) -> tuple[float, np.ndarray]:
+    """Return the loss before, and after one real step at each rate, each from copies of its own, shape ``(K,)``."""
+
+    def loss(model: nn.Module, compute_loss: Any) -> float:
+        rewind()
+        with torch.set_grad_enabled(needs_graph):
+            return float(compute_loss(model, copy.deepcopy(evaluation_batch)).detach())
+
+    model, _, compute_loss = copies()
+    loss_pre = loss(model, compute_loss)
+    losses = []
+    for learning_rate in learning_rates:
+        gradient_model, gradient_optimizer, compute_loss = copies()
+        gradient_optimizer.zero_grad()
+        rewind()
+        compute_loss(gradient_model, copy.deepcopy(batch)).backward()
+        # the step starts from copies that have seen no forward, with the gradients of those that have
+        model, optimizer, compute_loss = copies()
+        for mine, other in zip(_parameters(optimizer), _parameters(gradient_optimizer), strict=True):
+            mine.grad = other.grad
+        _set_rate(optimizer, learning_rate)
+        rewind()
+        optimizer.step(*_closure(model, optimizer, compute_loss, batch, rewind))
+        losses.append(loss(model, compute_loss))
+    return loss_pre, np.where(np.isfinite(losses), losses, np.inf)
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    groups = optimizer.param_groups
+    held_at_zero = all(group["lr"] == 0.0 and "initial_lr" in group for group in groups)
+    base = [float(group["initial_lr" if held_at_zero else "lr"]) for group in groups]
+    for group, rate in zip(groups, base, strict=True):
+        scaled = learning_rate * rate / base[0]
+        group["lr"] = torch.tensor(scaled) if isinstance(group["lr"], torch.Tensor) else scaled
+
+
+def _closure(model: Any, optimizer: Any, compute_loss: Any, batch: Any, rewind: Any) -> list[Callable[[], Any]]:
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        rewind()
+        loss = compute_loss(model, copy.deepcopy(batch))
+        loss.backward()
+        return loss
+
+    return [closure] if isinstance(optimizer, torch.optim.LBFGS) else []
+
+
+def linear_regression_delta(
+    weight: torch.Tensor, X: torch.Tensor, y: torch.Tensor, learning_rates: np.ndarray
+) -> np.ndarray:
+    r"""Return dL of the mean squared error after a step of SGD on the same data: the expansion, which is exact.
+
+    With residuals :math:`r = X w - y`, gradient :math:`g = 2 X^T r / m` and Hessian :math:`H = 2 X^T X / m`,
+    :math:`\Delta(\mathrm{lr}) = -\mathrm{lr}\, g^T g + \mathrm{lr}^2 g^T H g / 2`.
+    """
+    m = len(y)
+    gradient = 2.0 / m * X.T @ (X @ weight - y)
+    return quadratic_delta(gradient, 2.0 / m * X.T @ X, gradient, learning_rates)
+
+
+def quadratic_delta(
+    gradient: torch.Tensor, hessian: torch.Tensor, direction: torch.Tensor, learning_rates: np.ndarray
+) -> np.ndarray:
+    """Return the second-order expansion of the change of the loss along ``-lr direction``, shape ``(K,)``."""
+    slope, curvature = float(gradient @ direction), float(direction @ hessian @ direction)
+    return -learning_rates * slope + learning_rates**2 * curvature / 2.0

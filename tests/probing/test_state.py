@@ -1,0 +1,155 @@
+"""What a snapshot remembers, and what tuning does with random generators."""
+
+import random
+from collections import OrderedDict, deque
+
+import numpy as np
+import pytest
+import torch
+from harness import unchanged
+from torch import nn
+from torch.utils.data import DataLoader, RandomSampler, TensorDataset
+
+import autolr
+from autolr.probing.random_state import ForkedRandomness, capture_random_state
+from autolr.probing.state import Snapshot, preserved_state
+
+
+class Holds(nn.Module):
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+
+HELD = {
+    "list": (lambda: [1, [2]], lambda value: value[1].append(3)),
+    "list whose items move": (lambda: [1, 2], lambda value: value.reverse()),
+    "deque": (lambda: deque([1, 2], maxlen=2), lambda value: value.append(3)),
+    "set": (lambda: {1}, lambda value: value.add(2)),
+    "dict": (lambda: {"a": {"b": 1}}, lambda value: value["a"].pop("b")),
+    "order of a dict": (lambda: OrderedDict(a=1, b=2), lambda value: value.move_to_end("a")),
+    "tuple of lists": (lambda: ([1],), lambda value: value[0].clear()),
+    "array": (lambda: np.array([1.0, np.nan]), lambda value: value.fill(np.nan)),
+    "array of objects": (lambda: np.array([None, "a"], dtype=object), lambda value: value.fill(1)),
+    "tensor": (lambda: torch.ones(2), lambda value: value.add_(1)),
+    "tensor of another layout": (lambda: torch.ones(2, 3).T, lambda value: value.t_().add_(1)),
+    "sparse tensor": (lambda: torch.eye(2).to_sparse(), lambda value: value._values().add_(1)),
+    "tensor that requires a gradient": (lambda: torch.ones(2), lambda value: value.requires_grad_()),
+    "gradient": (lambda: torch.ones(2, requires_grad=True), lambda value: value.sum().backward()),
+    "torch generator": (lambda: torch.Generator().manual_seed(1), lambda value: torch.rand(2, generator=value)),
+    "NumPy generator": (lambda: np.random.default_rng(1), lambda value: value.random()),
+    "legacy generator": (lambda: np.random.RandomState(1), lambda value: value.rand()),
+    "Python generator": (lambda: random.Random(1), lambda value: value.random()),
+    "module": (lambda: nn.ModuleList([nn.Linear(1, 1)]), lambda value: value.append(nn.Linear(1, 1))),
+    "modules in a plain list": (lambda: [nn.Linear(1, 1)], lambda value: value[0].weight.data.add_(1)),
+}
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_a_block_preserves_a_held(name):
+    make, change = HELD[name]
+    model = Holds(make())
+    with unchanged(model), preserved_state(model):
+        change(model.value)
+        change(Holds(make()).value)
+
+
+@pytest.mark.parametrize(
+    "name", sorted(HELD.keys() - {"array", "tensor", "sparse tensor", "modules in a plain list", "gradient"})
+)
+def test_a_restore_says_whether_more_than_values_of_tensors_had_changed(name):
+    make, change = HELD[name]
+    model = Holds(make())
+    snapshot = Snapshot(model)
+    assert not snapshot.restore()
+    change(model.value)
+    assert snapshot.restore()
+    assert not snapshot.restore()
+
+
+def test_gradients_are_off_within_the_block():
+    model = nn.Linear(2, 1)
+    model(torch.ones(2)).backward()
+    with unchanged(model):
+        with preserved_state(model) as snapshot:
+            assert model.weight.grad is None
+            model(torch.ones(2)).backward()
+            snapshot.restore()
+            assert model.weight.grad is None
+        assert model.weight.grad is not None
+
+
+def test_tensors_that_are_left_out_stay_as_they_are():
+    model = nn.BatchNorm1d(2)
+    snapshot = Snapshot(model, leave=[model.weight])
+    model.weight.data.add_(1.0)
+    model.running_mean.add_(1.0)
+    snapshot.restore()
+    assert model.weight.data.tolist() == [2.0, 2.0]
+    assert model.running_mean.tolist() == [0.0, 0.0]
+
+
+def test_a_generator_handed_over_is_drawn_on_while_the_model_goes_back():
+    model, generator = nn.Linear(1, 1), torch.Generator().manual_seed(0)
+    with unchanged(model, extra=generator), preserved_state(model, generator) as snapshot:
+        first = torch.rand((), generator=generator)
+        snapshot.restore()
+        assert torch.rand((), generator=generator) != first
+
+
+@pytest.mark.parametrize("warmup_steps", [0, 2])
+def test_a_sampler_with_a_generator_goes_on_from_row_to_row(warmup_steps):
+    torch.manual_seed(0)
+    X = torch.randn(64, 3)
+    generator = torch.Generator().manual_seed(0)
+    sampler = RandomSampler(TensorDataset(X), replacement=True, num_samples=320, generator=generator)
+    loader = DataLoader(TensorDataset(X), batch_size=32, sampler=sampler)
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5)
+    tuner = autolr.AutoLRTuner(model, None, optimizer, compute_loss=lambda m, batch: m(batch[0]).square().mean(), rng=0)
+    with unchanged(model, optimizer, extra=generator):
+        result = tuner.tune(loader, num_subsamples=4, evaluation="subsample", warmup_steps=warmup_steps)
+    assert len(set(result.differentials.loss_pre)) == 4
+
+
+def test_a_fork_depends_on_its_seed_alone_and_is_gone_back_to():
+    def draws():
+        return float(torch.rand(())), np.random.rand(), np.random.standard_normal(), random.random()  # noqa: NPY002
+
+    with unchanged(nn.Identity()):
+        restore = capture_random_state([])
+        randomness = ForkedRandomness([])
+        randomness.fork(np.random.SeedSequence(5))
+        first = draws()
+        assert draws() != first
+        randomness.rewind()
+        assert draws() == first
+        randomness.fork(np.random.SeedSequence(6))
+        assert all(one != other for one, other in zip(draws(), first, strict=True))
+        other = ForkedRandomness([])
+        other.fork(np.random.SeedSequence(5))
+        assert draws() == first
+        restore()
+
+
+def test_numpy_is_left_alone_after_a_loss_that_did_not_draw_from_it():
+    with unchanged(nn.Identity()):
+        restore = capture_random_state([])
+        randomness = ForkedRandomness([])
+        for draw, rewinds in ((lambda: None, False), (np.random.standard_normal, True), (np.random.rand, True)):
+            randomness.fork(np.random.SeedSequence(0))
+            draw()
+            randomness.leave_numpy_if_unused()
+            assert randomness.rewinds_numpy is rewinds
+        restore()
+
+
+def test_an_average_held_by_an_optimizers_hook_is_remembered():
+    model = nn.Linear(1, 1)
+    average = torch.optim.swa_utils.AveragedModel(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer.register_step_post_hook(lambda *_: average.update_parameters(model))
+    with unchanged(model, optimizer, extra=average), preserved_state(model, optimizer):
+        model(torch.ones(1)).backward()
+        optimizer.step()
+        assert average.n_averaged == 1

@@ -1,0 +1,148 @@
+"""The verdict says what the numbers say, each situation on a really tuned model."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from autolr import AutoLRTuner, LossDifferentials, TuningResult, linear_grid, log_grid
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+def tuned(*, noise=0.1, learning_rates=None, num_subsamples=40, scale=1.0, model=None, loss_fn=None, **options):
+    generator = torch.Generator().manual_seed(0)
+    X = scale * torch.randn(400, 3, generator=generator)
+    Y = X @ torch.tensor([[1.0], [-2.0], [3.0]]) + noise * torch.randn(400, 1, generator=generator)
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1) if model is None else model
+    tuner = AutoLRTuner(model, loss_fn or nn.MSELoss(), torch.optim.SGD(model.parameters(), lr=0.1), rng=0)
+    rates = log_grid(1e-4, 10.0, 41) if learning_rates is None else learning_rates
+    return tuner.tune(X, Y, learning_rates=rates, num_subsamples=num_subsamples, **options)
+
+
+def test_a_clear_minimum():
+    lines = str(tuned()).splitlines()
+    assert re.fullmatch(
+        r"Learning rate 0\.\d+ \(method mean\): one step changes the loss by -\d+\.\d+ in the mean, from \d+\.?\d*\.",
+        lines[0],
+    )
+    assert re.fullmatch(
+        r"The best rate lies between 0\.\d+ and 0\.\d+ \(95%\); (anything from 0\.\d+ to 0\.\d+ is as good at 95%"
+        r"|no other rate of the grid is as good)\.",
+        lines[1],
+    )
+    assert re.fullmatch(r"The loss rises from \d?\.?\d+ on\.", lines[2])
+    assert re.fullmatch(
+        r"Measured on 40 subsamples of 32 observations, with losses on others, for this dataset: \d+ gradient"
+        r" evaluations in \d+\.\d s\.",
+        lines[3],
+    )
+    assert "not yet the rate to train a whole run with" in lines[4]
+    assert len(lines) == 5
+
+
+def test_the_numbers_of_the_verdict_are_those_of_the_suggestion():
+    suggestion = tuned().suggest("median", confidence_level=0.9)
+    assert f"{suggestion.evidence.differentials.loss_pre.mean():.3g}" in str(suggestion)
+    assert "(method median)" in str(suggestion)
+    assert "in the median" in str(suggestion)
+    assert "at 90%" in str(suggestion)
+    assert str(suggestion).splitlines()[0].startswith(f"Learning rate {suggestion.learning_rate:.2g} ")
+
+
+def test_the_grid_ends_before_the_minimum():
+    verdict = str(tuned(learning_rates=log_grid(1e-5, 1e-2, 20)))
+    assert verdict.startswith("I cannot tell: the pick, 0.01 (method mean), is the largest rate of the grid. Widen it:")
+    assert "learning_rates=autolr.log_grid(1e-5, 10, 64)" in verdict
+    assert "\nWithin the grid, the best rate lies between" in verdict
+    assert "The loss rises at no rate of the grid, up to 0.01." in verdict
+
+
+def test_the_grid_begins_after_the_minimum():
+    verdict = str(tuned(learning_rates=log_grid(0.6, 1.0, 12)))
+    assert verdict.startswith("I cannot tell: the pick, 0.6 (method mean), is the smallest rate of the grid. Widen it:")
+    assert "learning_rates=autolr.log_grid(6e-4, 1, 64)" in verdict
+
+
+def test_no_rate_improves_the_loss():
+    model = nn.Linear(3, 1)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1.0, -2.0, 3.0]]))
+        model.bias.zero_()
+    verdict = str(tuned(model=model, noise=1.0))
+    assert verdict.startswith("I cannot tell: at no rate does a step lower the loss with 95% confidence. Use more")
+    assert re.search(r"\nNo rate from 1e-4 to \S+ stands out at 95%\.\n", verdict)
+    assert "not yet the rate" not in verdict
+
+
+def test_the_noise_leaves_too_many_rates():
+    model = nn.Linear(3, 1)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1.4, -2.4, 3.4]]))
+    result = tuned(model=model, noise=10.0, num_subsamples=60, batch_size=8, learning_rates=log_grid(1e-6, 10, 40))
+    suggestion = result.suggest()
+    assert suggestion.best_set[-1] > 100 * suggestion.best_set[0]
+    assert str(result).startswith("I cannot tell: ")
+    assert "more subsamples or larger batches" in str(result)
+
+
+def test_every_rate_diverges():
+    verdict = str(tuned(scale=1e12, noise=0.0, learning_rates=log_grid(1.0, 10.0, 5)))
+    assert verdict.startswith("I cannot tell: every one of the 5 rates from 1 on diverged. Use a grid of smaller rates")
+
+
+def test_some_rates_diverge():
+    result = tuned(loss_fn=lambda output, target: (output - target).pow(2).mean().clamp(max=200.0).log1p().exp() - 1.0)
+    assert np.isfinite(result.differentials.delta).all()
+    result = tuned(learning_rates=log_grid(1e-4, 1e25, 60))
+    edge = result.differentials.learning_rates[np.isinf(result.differentials.delta).any(0)][0]
+    assert f"probes diverge from {edge:.1e}".replace("e+", "e").replace(".0e", "e") in str(result)
+
+
+def test_changes_below_the_resolution_of_the_loss():
+    verdict = str(tuned(learning_rates=log_grid(1e-12, 1e-10, 5)))
+    assert verdict.startswith("I cannot tell: the loss hardly changes at any rate, by less than its own resolution.")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"sampling": "partition", "batch_size": 5}, "Measured on 40 disjoint subsamples of 5 observations"),
+        ({"sampling": "partition", "batch_size": 5}, "for the population too"),
+        ({"evaluation": "subsample"}, "Caveat: Losses were measured on the subsample that gave the gradient"),
+        ({"evaluation": (torch.ones(50, 3), torch.ones(50, 1))}, "with losses on data of your own"),
+        ({"num_subsamples": 5}, "Caveat: Sets and bounds are rough below 20 subsamples; these are 5."),
+        (
+            {"evaluation": [(torch.ones(50, 3), torch.ones(50, 1))]},
+            "Caveat: The evaluation data was read 40 times: rows share its batches",
+        ),
+    ],
+)
+def test_what_it_was_measured_on(options, words):
+    assert words in str(tuned(**options))
+
+
+def test_the_largest_rate_without_a_rise_is_called_a_bound():
+    result = tuned(evaluation="subsample", noise=0.0)
+    assert "a bound, not a good rate" in str(result.suggest("max"))
+
+
+def test_a_pick_outside_of_the_best_set_says_so():
+    suggestion = tuned(num_subsamples=100).suggest("variance")
+    assert suggestion.learning_rate not in suggestion.best_set
+    assert "The pick is outside of the set of rates that are as good as the best mean." in suggestion.caveats
+
+
+def test_losses_logged_elsewhere_get_a_verdict_too():
+    post = np.random.default_rng(0).normal([[0.9, 0.5, 0.9]], 0.01, (30, 3))
+    verdict = str(TuningResult(LossDifferentials(linear_grid(0.1, 0.3, 3), np.ones(30), post)))
+    assert verdict.startswith("Learning rate 0.2 (method mean): one step changes the loss by -0.5 in the mean, from 1.")
+    assert "Measured on 30 subsamples.\n" in verdict
+
+
+def test_rates_that_were_probed_in_no_common_row():
+    verdict = str(TuningResult(LossDifferentials([0.1, 0.2], [1.0, 1.0], [[0.5, np.nan], [np.nan, 0.5]])))
+    assert verdict.startswith("I cannot tell: no rate was probed in every subsample.")
