@@ -59,7 +59,9 @@ class Plan:
     @property
     def repeatable(self) -> bool:
         """Whether further rows can be drawn later: not from a stream, which is read once."""
-        return not isinstance(self.subsamples, StreamedSubsamples)
+        return not isinstance(self.subsamples, StreamedSubsamples) and not isinstance(
+            self.evaluation, StreamedSubsamples
+        )
 
     @property
     def num_evaluation_passes(self) -> int:

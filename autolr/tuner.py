@@ -265,7 +265,8 @@ class AutoLRTuner:
                 progress=partial(_progress_bar, plan.progress),
             )
         if before is None and len(probed.loss_pre) < 2:
-            raise ValueError(invalid("X", "yield at least 2 rows of subsamples", len(probed.loss_pre)))
+            where = "X" if isinstance(plan.evaluation, str) else "X` and `evaluation"
+            raise ValueError(invalid(where, "yield at least 2 rows of subsamples", len(probed.loss_pre)))
         if len(probed.loss_pre) == 0:
             raise ValueError("`num_subsamples` must leave rows to add, got a partition that has ended.")
         differentials = LossDifferentials(plan.learning_rates, probed.loss_pre, probed.loss_post)

@@ -150,7 +150,13 @@ def test_extending_after_the_model_has_changed_is_refused(model, data):
 def test_extending_a_loader_is_refused(model, data):
     tuner = tuner_of(model)
     tuner.tune(DataLoader(TensorDataset(*data), 8), num_subsamples=2, learning_rates=RATES)
-    with pytest.raises(ValueError, match="`num_subsamples` must come from data that can be drawn again, got a loader"):
+    refused = pytest.raises(
+        ValueError, match="`num_subsamples` must come from data that can be drawn again, got a loader"
+    )
+    with refused:
+        tuner.extend(1)
+    tuner.tune(*data, evaluation=[data], num_subsamples=2, learning_rates=RATES)
+    with refused:
         tuner.extend(1)
 
 
@@ -165,6 +171,8 @@ def test_data_with_fewer_than_two_rows_is_an_error(model, data):
         tuner_of(model).tune(DataLoader(TensorDataset(*data), 30), learning_rates=RATES)
     with pytest.raises(ValueError, match="`X` must yield at least 2 rows of subsamples, got 0"):
         tuner_of(model).tune([], learning_rates=RATES)
+    with pytest.raises(ValueError, match="`X` and `evaluation` must yield at least 2 rows of subsamples, got 0"):
+        tuner_of(model).tune(*data, evaluation=[], learning_rates=RATES)
 
 
 def test_a_time_budget_ends_the_rows_but_not_before_two(model, data):

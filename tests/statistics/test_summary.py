@@ -12,7 +12,8 @@ from autolr.statistics import (
 from autolr.statistics.summary import summarize
 
 COLUMNS = [
-    "num_subsamples", "mean", "median", "std", "sem", "low", "high", "median_low", "median_high", "band_low", "band_high",
+    "num_subsamples", "mean", "median", "std", "sem", "low", "high", "median_low", "median_high",
+    "band_low", "band_high",
     "prob_improve", "prob_improve_low", "prob_improve_high", "num_diverged", "prob_diverged_high", "in_best_set",
 ]  # fmt: skip
 RATES = np.array([1e-3, 1e-2, 0.1, 1.0])
