@@ -19,7 +19,7 @@ def verdict(suggestion: "Suggestion") -> str:
     """Return the decision in words: the pick, its uncertainty, the edge, what it was measured on, what to do next.
 
     "I cannot tell" is a verdict too, with its remedy: where the differentials drown in rounding, no rate lowers the
-    loss with confidence, the pick is an end of the grid, or the noise leaves too many rates.
+    loss with confidence, the pick is an end of the grid, or the set of best rates is too wide to help.
     """
     lines = [_decision(suggestion), _uncertainty(suggestion), _edge(suggestion)]
     lines += [_evidence(suggestion.evidence), _next_step(suggestion)]
@@ -56,6 +56,11 @@ def _decision(suggestion: "Suggestion") -> str:
         )
     if suggestion.at_grid_edge:
         low, high = record.learning_rates[[0, -1]]
+        if suggestion.method == "variance":
+            return (
+                f"I cannot tell: the pick, {rate} (method variance), is an end of the grid: the smaller the rate, the"
+                " less the change of loss varies. Use another method."
+            )
         if suggestion.at_grid_edge == "high":
             side, grid = "largest", (low, 1e3 * high)
         else:
@@ -67,8 +72,8 @@ def _decision(suggestion: "Suggestion") -> str:
     best = suggestion.best_set
     if best and best[-1] > _TOO_WIDE * best[0]:
         return (
-            f"I cannot tell: the noise leaves {len(best)} rates from {format_rate(best[0])} to {format_rate(best[-1])}"
-            f" that are as good as {rate}. Use more subsamples or larger batches."
+            f"I cannot tell: {len(best)} rates from {format_rate(best[0])} to {format_rate(best[-1])} cannot be told"
+            f" from the best, {rate}. More subsamples or larger batches may narrow them down."
         )
     steps = "one step changes" if suggestion.horizon == 1 else f"{suggestion.horizon} steps change"
     change = float(np.median(column)) if suggestion.method == "median" else float(column.mean())
@@ -90,8 +95,8 @@ def _uncertainty(suggestion: "Suggestion") -> str:
         return f"{text} no other rate of the grid is as good."
     rates = suggestion.evidence.differentials.learning_rates
     between = int(((rates >= best[0]) & (rates <= best[-1])).sum())
-    which = "anything" if between == len(best) else f"{len(best)} of the {between} rates"
-    return f"{text} {which} from {format_rate(best[0])} to {format_rate(best[-1])} is as good at {level}."
+    which, verb = ("anything", "is") if between == len(best) else (f"{len(best)} of the {between} rates", "are")
+    return f"{text} {which} from {format_rate(best[0])} to {format_rate(best[-1])} {verb} as good at {level}."
 
 
 def _edge(suggestion: "Suggestion") -> str:

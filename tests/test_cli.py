@@ -56,6 +56,11 @@ def test_no_decision_is_status_1(capsys):
     assert "I cannot tell" in capsys.readouterr().out
 
 
+def test_a_method_for_which_no_rate_qualifies_is_status_1(capsys):
+    assert main(["demo", *QUICK, "--lr-min", "1", "--method", "variance"]) == 1
+    assert "I cannot tell: No learning rate qualifies for method='variance'" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

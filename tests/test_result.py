@@ -66,6 +66,10 @@ def test_a_picture_without_a_decision_is_drawn_all_the_same():
     assert "pick" not in [line.get_label() for line in result.plot().lines]
 
 
+def test_its_representation_is_one_line(result):
+    assert repr(result) == "<TuningResult: 40 subsamples, 13 learning rates>"
+
+
 def test_the_notebook_shows_the_verdict_escaped(result):
     assert result._repr_html_().startswith("<pre>Learning rate 0.1 ")
 

@@ -78,15 +78,21 @@ def test_no_rate_improves_the_loss():
     assert "not yet the rate" not in verdict
 
 
-def test_the_noise_leaves_too_many_rates():
-    model = nn.Linear(3, 1)
-    with torch.no_grad():
-        model.weight.copy_(torch.tensor([[1.4, -2.4, 3.4]]))
-    result = tuned(model=model, noise=10.0, num_subsamples=60, batch_size=8, learning_rates=log_grid(1e-6, 10, 40))
-    suggestion = result.suggest()
-    assert suggestion.best_set[-1] > 100 * suggestion.best_set[0]
-    assert str(result).startswith("I cannot tell: ")
-    assert "more subsamples or larger batches" in str(result)
+def test_too_many_rates_are_as_good():
+    model = nn.Linear(3, 1, bias=False)
+    nn.init.zeros_(model.weight)
+
+    def wrong_sign(output, target):  # of weights that begin at 0, every large step ends with the same signs
+        return torch.sigmoid(-output * target.sign()).mean()
+
+    result = tuned(model=model, loss_fn=wrong_sign, learning_rates=log_grid(1e-3, 1e6, 40))
+    best = result.suggest().best_set
+    assert best[-1] > 100 * best[0]
+    assert re.match(
+        rf"I cannot tell: {len(best)} rates from \S+ to \S+ cannot be told from the best, \S+\. More subsamples or"
+        r" larger batches may narrow them down\.\nThe best rate lies between",
+        str(result),
+    )
 
 
 def test_every_rate_diverges():
@@ -134,6 +140,18 @@ def test_a_pick_outside_of_the_best_set_says_so():
     suggestion = tuned(num_subsamples=100).suggest("variance")
     assert suggestion.learning_rate not in suggestion.best_set
     assert "The pick is outside of the set of rates that are as good as the best mean." in suggestion.caveats
+
+
+def test_the_least_variance_at_the_smallest_rate_is_no_reason_to_widen_the_grid():
+    verdict = str(tuned().suggest("variance"))
+    assert verdict.startswith("I cannot tell: the pick, 1e-4 (method variance), is an end of the grid")
+    assert "Use another method." in verdict
+
+
+def test_where_even_the_best_rate_makes_it_worse():
+    verdict = str(tuned(learning_rates=log_grid(2.0, 10.0, 5)))
+    assert verdict.startswith("I cannot tell: at no rate does a step lower the loss")
+    assert "Even at the best rate the loss rises on average." in verdict
 
 
 def test_losses_logged_elsewhere_get_a_verdict_too():

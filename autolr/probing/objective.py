@@ -31,7 +31,7 @@ class Objective:
     Attributes:
         num_forwards: Losses computed without a gradient so far.
         num_gradients: Losses computed with a gradient so far.
-        epsilon: The relative resolution of the loss's dtype, known after the first loss.
+        epsilon: The relative resolution of the loss's dtype, known after a check.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Objective:
         # a forward may change anything but the weights
         self._around = Snapshot(*self.modules(), leave=self._weights)
         dense = [tensor for tensor in self._around.tensors if tensor.layout == torch.strided]
-        self._buffers = [distinct_entries(tensor) for tensor in dense]
+        self._buffers = [distinct_entries(tensor.data) for tensor in dense]
         self._values = [tensor.clone() for tensor in self._buffers]
 
     def modules(self) -> list[nn.Module]:
@@ -99,7 +99,7 @@ class Objective:
         return loss.detach()
 
     def clear_gradients(self) -> None:
-        """Take all gradients off, frozen weights' too, which a step or a clipping would use; none is written to."""
+        """Take the gradients off, of frozen weights too; none is written to."""
         for weight in self._weights:
             weight.grad = None
 
@@ -144,6 +144,7 @@ class Objective:
             return self._scalar(map_tensors(torch.Tensor.clone, batch), check_broadcast=True)
 
     def _scalar(self, batch: Batch, *, check_broadcast: bool = False) -> torch.Tensor:
+        torch.clear_autocast_cache()  # of weights that have moved since, where the caller is within autocast
         if self._writes_batch:
             batch = map_tensors(torch.Tensor.clone, batch)
         if self._compute_loss is not None:
@@ -196,7 +197,8 @@ def _refuse_broadcast(loss_fn: LossFunction, output: Any, target: Any, loss: Any
     """Raise if output (m, 1) meets target (m,), or the reverse, and that changes the loss.
 
     A loss that squeezes by itself gives the same value where the output has the target's shape, and is let through;
-    one that needs the other shape (class indices) raises, and is let through too.
+    one that needs the other shape (class indices) raises, and is let through too. Compared at the output and, as the
+    values can be equal by chance (an absolute loss far from its target), at an output made of the targets, moved on.
     """
     if not (isinstance(output, torch.Tensor) and isinstance(target, torch.Tensor) and isinstance(loss, torch.Tensor)):
         return
@@ -204,15 +206,16 @@ def _refuse_broadcast(loss_fn: LossFunction, output: Any, target: Any, loss: Any
     longer, shorter = sorted(shapes, key=len, reverse=True)
     if longer != (*shorter, 1) or output.numel() < 2:
         return
-    try:
-        same_shape = loss_fn(output.reshape(target.shape), target)
-    except (RuntimeError, ValueError, TypeError, IndexError):
-        return
-    if same_shape.shape == loss.shape and not torch.allclose(same_shape, loss, equal_nan=True):
-        raise ValueError(
-            f"`loss_fn` must compare output and target of one shape, got output {tuple(output.shape)}"
-            f" and target {tuple(target.shape)}, which broadcast against each other: reshape one of them."
-        )
+    for values in (output, target.roll(1, 0).reshape(output.shape).to(output.dtype)):
+        try:
+            loss, same_shape = loss_fn(values, target), loss_fn(values.reshape(target.shape), target)
+        except (RuntimeError, ValueError, TypeError, IndexError):
+            return
+        if same_shape.shape == loss.shape and not torch.allclose(same_shape, loss, equal_nan=True):
+            raise ValueError(
+                f"`loss_fn` must compare output and target of one shape, got output {tuple(output.shape)}"
+                f" and target {tuple(target.shape)}, which broadcast against each other: reshape one of them."
+            )
 
 
 def _is_float_layer(module: nn.Module) -> bool:

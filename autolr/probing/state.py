@@ -58,8 +58,14 @@ class Snapshot:
         It may be repeated, so that an interrupted restore is mended by the next one.
         """
         changed = False
+        failure: Exception | None = None
         for restore in self._restores:
-            changed |= restore()
+            try:
+                changed |= restore()
+            except Exception as error:  # noqa: BLE001 (the others are put back first)
+                failure = failure or error
+        if failure is not None:
+            raise failure
         return changed
 
     def clear_gradients(self) -> None:
@@ -125,14 +131,16 @@ def preserved_state(*objects: object, devices: Iterable[torch.device] = ()) -> I
     generators = [_generator_restore(value) for value in objects if isinstance(value, _GENERATORS)]
 
     def put_back() -> None:
-        snapshot.restore()
-        snapshot.restore_gradients()
-        for restore in generators:
-            restore()
-        restore_random_state()
-        torch.set_grad_enabled(grad_enabled)
-        # NOTE: honest, as the values are those that the graph saw
-        torch._C._autograd._unsafe_set_version_counter(tracked, versions)
+        _call_each(
+            snapshot.restore,
+            snapshot.restore_gradients,
+            *generators,
+            restore_random_state,
+            partial(torch.set_grad_enabled, grad_enabled),
+            torch.clear_autocast_cache,
+            # NOTE: honest, as the values are those that the graph saw
+            partial(torch._C._autograd._unsafe_set_version_counter, tracked, versions),
+        )
 
     restored = False
     try:
@@ -145,6 +153,15 @@ def preserved_state(*objects: object, devices: Iterable[torch.device] = ()) -> I
     finally:  # an interrupt can arrive on any line, those of the inner block too
         if not restored:
             _finish(put_back)
+
+
+def _call_each(step: Callable[[], object], *others: Callable[[], object]) -> None:
+    """Call all steps in their order, each whatever becomes of those before it."""
+    try:
+        step()
+    finally:
+        if others:
+            _call_each(*others)
 
 
 def _finish(put_back: Callable[[], None], attempts: int = _ATTEMPTS) -> None:
@@ -181,9 +198,8 @@ def _tensor_restore(tensor: torch.Tensor) -> Restore:
     return restore
 
 
-def distinct_entries(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a view on the values of a tensor, without the repetitions of an expanded one, which refuses writing."""
-    values = tensor.data
+def distinct_entries(values: torch.Tensor) -> torch.Tensor:
+    """Return a view of a tensor without the repetitions of an expanded one, which refuses writing."""
     if values.layout == torch.strided:
         for dimension, stride in enumerate(values.stride()):
             if stride == 0 and values.shape[dimension] > 1:
@@ -258,7 +274,7 @@ def _array_restore(value: np.ndarray[Any, Any]) -> Restore:
     content = value.copy()
 
     def restore() -> bool:
-        changed = value.dtype.hasobject or value.tobytes() != content.tobytes()
+        changed = value.tobytes() != content.tobytes()
         if changed:
             np.copyto(value, content)
         return changed
@@ -279,11 +295,12 @@ def _generator_restore(generator: Any) -> Restore:
         bits = generator.bit_generator
         get, put = partial(getattr, bits, "state"), partial(setattr, bits, "state")
     state: Any = get()
-    shown = repr(state)  # of a long state its ends and its position, which every draw moves
 
     def restore() -> bool:
-        changed = repr(get()) != shown
+        now = get()
+        # of a long state of NumPy's the ends are shown, and the position, which every draw moves
+        same = torch.equal(now, state) if isinstance(now, torch.Tensor) else repr(now) == repr(state)
         put(state)
-        return changed
+        return not same
 
     return restore

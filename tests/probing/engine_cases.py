@@ -16,6 +16,7 @@ from autolr.probing.rows import ProbedRows, probe_rows
 from autolr.probing.start import Start
 from autolr.probing.state import preserved_state
 
+F64 = torch.float64
 RATES = np.geomspace(1e-4, 1.0, 5)
 
 
@@ -49,6 +50,15 @@ def classes(*shape, num_classes=3, dtype=torch.float64):
 def mlp(dtype=torch.float64, *, bias=True):
     torch.manual_seed(1)
     return nn.Sequential(nn.Linear(5, 8, bias=bias), nn.Tanh(), nn.Linear(8, 3, bias=bias)).to(dtype)
+
+
+def sgd(model, lr=0.1, **options):
+    return torch.optim.SGD(model.parameters(), lr=lr, **options)
+
+
+def make_case(model, optimizer=None, loss=cross_entropy, batches=None, extra=()):
+    model = model.to(F64)
+    return Case(model, optimizer or sgd(model), loss, *(batches or classes(8, 5)), extra)
 
 
 def train(case, num_steps=3):

@@ -1,15 +1,23 @@
 """Every engine equals the oracle, for every kind of model and training habit."""
 
+import inspect
 import random
 
+import model_cases
 import numpy as np
 import oracles
 import pytest
+import stateful_cases
 import torch
 from engine_cases import Case, assert_equals_oracle, classes, cross_entropy, expected, mlp, probe
-from model_cases import CASES
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+CASES = {
+    name: value
+    for module in (model_cases, stateful_cases)
+    for name, value in vars(module).items()
+    if inspect.isfunction(value) and value.__module__ == module.__name__
+}
 
 
 def make(name):
@@ -67,6 +75,7 @@ def test_rows_are_probed_in_random_states_of_their_own():
 
 def test_numpy_draws_that_begin_after_a_step_are_the_same_at_every_rate():
     case = make("draws_from_numpy_after_large_steps_only")
+    rates = np.geomspace(1e-3, 30.0, 8)
     drawn = []
     draw = np.random.normal
 
@@ -76,6 +85,18 @@ def test_numpy_draws_that_begin_after_a_step_are_the_same_at_every_rate():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(np.random, "normal", noted)
-        probed = probe(case, "line", np.geomspace(1e-3, 30.0, 8))
+        probed = probe(case, "line", rates, num_rows=3)
     assert probed.engine == "line"
     assert len(drawn) > 3
+    oracle = expected(copies("draws_from_numpy_after_large_steps_only"), case, rates, row=1)
+    np.testing.assert_allclose(probed.loss_post[1], oracle[1], rtol=1e-6)
+
+
+def test_a_closure_sees_the_same_dropout_masks_at_every_evaluation():
+    def made():
+        case = make("dropout")
+        return case.model, torch.optim.LBFGS(case.model.parameters(), max_iter=4), case.compute_loss
+
+    case = make("dropout")
+    case.optimizer = torch.optim.LBFGS(case.model.parameters(), max_iter=4)
+    assert_equals_oracle(probe(case, "auto"), expected(made, case))

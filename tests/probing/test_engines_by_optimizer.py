@@ -119,6 +119,24 @@ def test_a_step_that_overflows_at_the_highest_rate_only_is_probed_by_real_steps(
     assert_equals_oracle(probed, oracle)
 
 
+def test_a_row_whose_step_overflows_at_the_highest_rate_is_probed_by_real_steps():
+    torch.manual_seed(0)
+    rates = np.array([1e-37, 1e-2, 1e3])
+    batches = [[(*batch, 1.0) for batch in classes(16, 5, dtype=torch.float32)] for _ in range(3)]
+    batches[1][0] = (*batches[1][0][:2], 1e37)  # not the row of a gate
+
+    def weighted(model, batch):
+        return batch[2] * cross_entropy(model, batch[:2])
+
+    model = mlp(torch.float32)
+    case = Case(model, optim.SGD(model.parameters(), lr=0.1), weighted, *batches[1])
+    oracle = expected(oracles.copies_of(model, case.optimizer, weighted), case, rates, row=1)
+    assert np.isfinite(oracle[1]).tolist() == [True, True, False]
+    probed = probe(case, "line", rates, num_rows=3, batches=batches)
+    assert probed.engine == "line", probed.engine_reason
+    np.testing.assert_allclose(probed.loss_post[1], oracle[1], rtol=1e-6)
+
+
 def test_sgd_on_a_linear_regression_equals_its_closed_form():
     torch.manual_seed(0)
     X, y = torch.randn(40, 4, dtype=torch.float64), torch.randn(40, dtype=torch.float64)

@@ -194,6 +194,32 @@ def test_an_interrupt_of_the_restore_after_an_exception_of_the_users_own_does_no
     assert isinstance(caught.value.__context__, UsersError)
 
 
+def test_many_interrupts_of_one_restore_do_not_stop_it(monkeypatch):
+    model, optimizer, scheduler, *_ = setup(squared_error)
+    interrupts = [KeyboardInterrupt(number) for number in range(5)]
+    real = state.capture_random_state
+
+    def capture(devices):
+        restore = real(devices)
+
+        def interrupted():
+            if interrupts:
+                raise interrupts.pop()
+            restore()
+
+        return interrupted
+
+    monkeypatch.setattr(state, "capture_random_state", capture)
+
+    def run():
+        with preserved_state(model, optimizer):
+            change_everything(model, optimizer)
+
+    with pytest.raises(KeyboardInterrupt), unchanged(model, optimizer, scheduler=scheduler):
+        run()
+    assert interrupts == []
+
+
 def test_a_restore_that_cannot_succeed_ends_with_its_error():
     class Refusing(dict):
         def clear(self):

@@ -84,7 +84,7 @@ REFUSED = {
         r"`loss_fn` or `compute_loss` must be given, unless .* got an output 'Tensor'\.",
     ),
     "a loss that broadcasts": (
-        {"loss_fn": nn.functional.l1_loss},
+        {"loss_fn": nn.functional.mse_loss},
         (X, torch.arange(4.0)),
         ValueError,
         r"must compare output and target of one shape, got output \(4, 1\) and target \(4,\), which broadcast",
@@ -169,3 +169,14 @@ def test_modules_are_found_once_and_values_hold_none():
     assert held_modules(STUDENT, helper, TEACHER, STUDENT) in ([STUDENT, TEACHER], [TEACHER, STUDENT])
     assert held_modules(None, 3, torch.ones(2), nn.functional.mse_loss, nn.Linear, torch) == []
     assert held_modules(lambda: LIST) == LIST
+
+
+def test_a_loss_that_broadcasts_to_the_same_value_by_chance_is_refused_too():
+    far_above = nn.Linear(3, 1)
+    nn.init.constant_(far_above.bias, 100.0)
+    y = torch.arange(4.0)
+    absolute = objective(far_above, lambda output, target: (output - target).abs().mean())
+    with pytest.raises(ValueError, match=r"got output \(4, 1\) and target \(4,\), which broadcast"):
+        absolute.check((X, y))
+    absolute.check((X, y.reshape(4, 1)))
+    objective(far_above, lambda output, target: (output.squeeze(1) - target).abs().mean()).check((X, y))

@@ -153,3 +153,20 @@ def test_an_average_held_by_an_optimizers_hook_is_remembered():
         model(torch.ones(1)).backward()
         optimizer.step()
         assert average.n_averaged == 1
+
+
+def test_what_cannot_be_put_back_does_not_keep_the_rest_from_it():
+    model = Holds([np.zeros(2), torch.zeros(2)])
+    weight = model.value[1]
+    torch_state, drawn = torch.get_rng_state(), model.value[0]
+
+    def change():
+        weight.add_(1.0)
+        drawn.fill(1.0)
+        drawn.flags.writeable = False  # nothing can be copied into it any more
+        torch.rand(1)
+
+    with pytest.raises(ValueError, match="read-only"), preserved_state(model):
+        change()
+    assert not weight.any()
+    assert torch.equal(torch.get_rng_state(), torch_state)

@@ -1,0 +1,75 @@
+"""Row after row, until the rows, the data or the time end."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from engine_cases import classes, cross_entropy, mlp
+
+from autolr.param_groups import base_learning_rates
+from autolr.probing.objective import Objective
+from autolr.probing.random_state import ForkedRandomness
+from autolr.probing.rows import probe_rows
+from autolr.probing.start import Start
+from autolr.probing.state import preserved_state
+
+RATES = np.array([1e-2, 1e-1])
+
+
+@pytest.fixture
+def start():
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with preserved_state(model, optimizer) as snapshot:
+        objective = Objective(model, None, cross_entropy, list(model.parameters()))
+        yield Start(objective, optimizer, snapshot, ForkedRandomness([]), base_learning_rates(optimizer))
+
+
+def draw_from(start, num_rows, drawn=None):
+    batches = [classes(6, 5) for _ in range(num_rows)]
+
+    def draw(row):
+        start.randomness.fork(np.random.SeedSequence(row))
+        if drawn is not None:
+            drawn.append(row)
+        return batches[row] if row < num_rows else None
+
+    return draw
+
+
+@pytest.mark.parametrize("engine", ["step", "line", "auto"])
+@pytest.mark.parametrize(
+    ("num_rows", "asked", "expected"), [(3, range(3), 3), (2, range(5), 2), (5, range(2, 5), 3), (0, range(3), 0)]
+)
+def test_the_rows_asked_for_are_probed_until_the_data_ends(start, engine, num_rows, asked, expected):
+    probed = probe_rows(start, RATES, draw_from(start, num_rows), asked, engine=engine)
+    assert probed.loss_pre.shape == (expected,)
+    assert len(probed.loss_post) == expected
+    assert not probed.out_of_time
+
+
+def test_a_row_depends_on_its_number_only(start):
+    draw = draw_from(start, 4)
+    every = probe_rows(start, RATES, draw, range(4), engine="step")
+    late = probe_rows(start, RATES, draw, range(2, 4), engine="step")
+    np.testing.assert_array_equal(every.loss_post[2:], late.loss_post)
+
+
+@pytest.mark.parametrize("engine", ["step", "line"])
+def test_a_deadline_that_has_passed_leaves_two_rows(start, engine):
+    probed = probe_rows(start, RATES, draw_from(start, 9), range(9), engine=engine, deadline=time.perf_counter())
+    assert len(probed.loss_pre) == 2
+    assert probed.out_of_time
+
+
+def test_the_line_is_verified_on_the_first_and_the_last_row(start):
+    drawn = []
+    probed = probe_rows(start, RATES, draw_from(start, 3, drawn), range(3), engine="auto")
+    assert drawn == [0, 0, 1, 2, 2]
+    assert probed.engine_reason == "verified against real steps on the first and the last row"
+
+
+def test_no_data_is_no_reason_to_use_the_line(start):
+    probed = probe_rows(start, RATES, draw_from(start, 0), range(2), engine="line")
+    assert probed.engine_reason == "the line engine stepped aside: there is no data"
