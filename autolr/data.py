@@ -1,20 +1,19 @@
 """Anything that a user has as data -> batches on the device of the model."""
 
 import copy
-import dataclasses
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 import torch
 from pandas.api import types as pandas_types
-from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, default_collate
 
 from autolr._typing import Batch, IntArray
 from autolr._validation import invalid
+from autolr.batches import is_movable, map_leaves, to_device
 
 _ARRAYS = (torch.Tensor, np.ndarray, pd.DataFrame, pd.Series)
 _FORMS = "a tensor, a NumPy array or a pandas frame"
@@ -22,47 +21,6 @@ _LAYOUTS = (torch.strided, torch.sparse_coo)
 _NUMBERS = "fiubc"  # the kinds of NumPy dtypes that are numbers
 _GENERATORS = (torch.Generator, np.random.Generator, random.Random)
 _HOLDERS = (DataLoader, Dataset, Sampler)
-
-
-def map_tensors(function: Callable[[torch.Tensor], torch.Tensor], batch: Batch) -> Batch:
-    """Apply ``function`` to every tensor of a batch: in tuples, lists, mappings and dataclasses, at any depth.
-
-    Args:
-        function: From a tensor to a tensor.
-        batch: The batch; it is not changed.
-
-    Returns:
-        A batch of the same types; whatever is no tensor and holds none is the same object.
-
-    Example:
-        >>> map_tensors(lambda tensor: tensor + 1, {"x": torch.tensor([1, 2]), "name": "a"})
-        {'x': tensor([2, 3]), 'name': 'a'}
-    """
-    return _map_leaves(lambda leaf: function(leaf) if isinstance(leaf, torch.Tensor) else leaf, batch)
-
-
-def _map_leaves(function: Callable[[Any], Any], batch: Batch) -> Batch:
-    if isinstance(batch, Mapping):
-        items = {key: _map_leaves(function, value) for key, value in batch.items()}
-        if type(batch) is dict or not isinstance(batch, MutableMapping):
-            return items
-        mapped = copy.copy(batch)
-        mapped.update(items)
-        return mapped
-    if isinstance(batch, PackedSequence):  # torch wants its batch_sizes to stay on the CPU
-        data, batch_sizes, *order = batch
-        return PackedSequence(_map_leaves(function, data), batch_sizes, *_map_leaves(function, order))
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):  # a named tuple
-        return type(batch)(*(_map_leaves(function, part) for part in batch))
-    if isinstance(batch, (tuple, list)):
-        return type(batch)([_map_leaves(function, part) for part in batch])
-    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
-        clone = copy.copy(batch)
-        for field in dataclasses.fields(batch):
-            # frozen ones too: the copy is ours until it is handed out
-            object.__setattr__(clone, field.name, _map_leaves(function, getattr(batch, field.name)))
-        return clone
-    return function(batch)
 
 
 class ArrayRows:
@@ -149,7 +107,7 @@ class BatchStream:
             loader = copy.copy(batches)
             loader._iterator = None
             batches = loader
-        return (_map_leaves(self._copied, batch) for batch in batches)
+        return (map_leaves(self._copied, batch) for batch in batches)
 
     def move(self, batch: Batch) -> Batch:
         """Return the batch on the device."""
@@ -162,7 +120,7 @@ class BatchStream:
             leaf = _frame_values(leaf)
         if isinstance(leaf, np.ndarray) and leaf.dtype.kind in _NUMBERS:
             return _tensor(leaf, self._dtype)
-        return copy.deepcopy(leaf) if _is_movable(leaf) else leaf
+        return copy.deepcopy(leaf) if is_movable(leaf) else leaf
 
 
 Rows: TypeAlias = ArrayRows | DatasetRows
@@ -218,20 +176,6 @@ def read_data(
     return BatchStream(X, device=device, dtype=dtype)
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Return the batch with its tensors on ``device``, detached from any graph of the user's.
-
-    Objects of other libraries that have a method ``to`` (graphs, say) are asked to move by it.
-    """
-
-    def move(leaf: Any) -> Any:
-        if isinstance(leaf, torch.Tensor):
-            return leaf.detach().to(device)
-        return leaf.to(device) if _is_movable(leaf) else leaf
-
-    return _map_leaves(move, batch)
-
-
 def random_generators(data: Any) -> list[torch.Generator | np.random.Generator | random.Random]:
     """Return the random generators that a loader, its samplers and its datasets hold, so that they can be put back.
 
@@ -251,10 +195,6 @@ def random_generators(data: Any) -> list[torch.Generator | np.random.Generator |
         values += [part for value in values for part in getattr(value, "__dict__", {}).values()]
         found |= {id(value): value for value in values if isinstance(value, _GENERATORS)}
     return list(found.values())
-
-
-def _is_movable(leaf: Any) -> bool:
-    return callable(getattr(leaf, "to", None)) and not isinstance(leaf, (type, torch.nn.Module))
 
 
 def _tensor(values: np.ndarray[Any, Any], dtype: torch.dtype) -> torch.Tensor:

@@ -23,7 +23,8 @@ from torch.utils.data import (
     TensorDataset,
 )
 
-from autolr.data import ArrayRows, BatchStream, DatasetRows, map_tensors, random_generators, read_data, to_device
+from autolr.batches import map_tensors, to_device
+from autolr.data import ArrayRows, BatchStream, DatasetRows, random_generators, read_data
 
 CPU = torch.device("cpu")
 VALUES = [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [0.0, 1.0]]

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "autolr"
 LAYERS = [
     {"errors", "_typing", "_version", "_text"},
     {"_validation"},
-    {"grids", "data", "param_groups", "differentials", "subsampling"},
+    {"grids", "batches", "data", "param_groups", "differentials", "subsampling"},
     {"probing", "statistics"},
     {"plotting", "_plot_axes", "schedules", "storage"},
     {"suggestion", "verdict", "result"},

@@ -9,7 +9,7 @@ from torch.utils.hooks import RemovableHandle
 
 from autolr._typing import Batch, ComputeLoss, LossFunction
 from autolr._validation import describe, invalid
-from autolr.data import map_tensors
+from autolr.batches import map_tensors
 from autolr.probing.held import held_modules
 from autolr.probing.state import Snapshot, distinct_entries
 
