@@ -223,7 +223,7 @@ def test_a_missing_or_infinite_loss_in_a_frame_is_a_divergence():
         (
             logged(learning_rate=["low", "high"] * 2),
             ValueError,
-            "`frame` must hold numbers in learning_rate, got 'dtype str'.",
+            "`frame` must hold numbers in learning_rate, got 'dtype ",
         ),
         (logged(learning_rate=[0.1, NAN, 0.1, 1.0]), ValueError, "`learning_rates` must be finite and positive"),
         (
