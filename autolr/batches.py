@@ -70,3 +70,19 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 def is_movable(leaf: Any) -> bool:
     """Return whether this is an object of another library that moves itself between devices, such as a graph."""
     return callable(getattr(leaf, "to", None)) and not isinstance(leaf, (type, torch.nn.Module))
+
+
+def outline(batch: Batch) -> str:
+    """Return a batch as an error message shows it: the types, and the dtypes and shapes of the tensors.
+
+    Example:
+        >>> outline((torch.zeros(2, 3), {"y": torch.zeros(2, dtype=torch.int64)}))
+        "(float32 [2, 3], {'y': int64 [2]})"
+    """
+    if isinstance(batch, torch.Tensor):
+        return f"{str(batch.dtype).removeprefix('torch.')} {list(batch.shape)}"
+    if isinstance(batch, Mapping):
+        return f"{{{', '.join(f'{key!r}: {outline(value)}' for key, value in batch.items())}}}"
+    if isinstance(batch, (tuple, list)):
+        return f"({', '.join(map(outline, batch))})"
+    return type(batch).__name__

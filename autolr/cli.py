@@ -106,7 +106,7 @@ def _report(result: TuningResult, options: argparse.Namespace, words: TextIO) ->
             warnings.simplefilter("ignore", UserWarning)  # the verdict says the same
             suggestion = result.suggest(options.method)
         print(suggestion, file=words)
-        status = 1 if str(suggestion).startswith("I cannot tell") else 0
+        status = 0 if suggestion.doubt is None else 1
     except NoCandidateError as error:
         print(f"I cannot tell: {error}", file=words)
         status = 1

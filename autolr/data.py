@@ -1,26 +1,25 @@
 """Anything that a user has as data -> batches on the device of the model."""
 
 import copy
-import random
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 import torch
 from pandas.api import types as pandas_types
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from autolr._typing import Batch, IntArray
 from autolr._validation import invalid
 from autolr.batches import is_movable, map_leaves, to_device
 
 _ARRAYS = (torch.Tensor, np.ndarray, pd.DataFrame, pd.Series)
+DEFAULT_BATCH_SIZE = 32
 _FORMS = "a tensor, a NumPy array or a pandas frame"
 _LAYOUTS = (torch.strided, torch.sparse_coo)
 _NUMBERS = "fiubc"  # the kinds of NumPy dtypes that are numbers
-_GENERATORS = (torch.Generator, np.random.Generator, random.Random)
-_HOLDERS = (DataLoader, Dataset, Sampler)
 
 
 class ArrayRows:
@@ -65,10 +64,11 @@ class DatasetRows:
     Args:
         dataset: The dataset, with a length.
         device: Where batches go.
+        dtype: What floats of Python and NumPy become.
     """
 
-    def __init__(self, dataset: Dataset[Any], *, device: torch.device) -> None:
-        self._dataset, self._device = dataset, device
+    def __init__(self, dataset: Dataset[Any], *, device: torch.device, dtype: torch.dtype) -> None:
+        self._dataset, self._device, self._dtype = dataset, device, dtype
 
     def __len__(self) -> int:
         """Return the number of observations N."""
@@ -81,7 +81,7 @@ class DatasetRows:
             observations = self._dataset.__getitems__(where)
         else:
             observations = [self._dataset[index] for index in where]
-        return to_device(default_collate(observations), self._device)
+        return to_device(_collate(self._dtype, observations), self._device)
 
 
 class BatchStream:
@@ -95,10 +95,14 @@ class BatchStream:
         batches: A ``DataLoader`` or any iterable of batches; its length may be unknown.
         device: Where batches go.
         dtype: What NumPy and pandas floats become.
+
+    Attributes:
+        batch_size: The number of observations in a batch, where a loader says it; its last one may have fewer.
     """
 
     def __init__(self, batches: Iterable[Batch], *, device: torch.device, dtype: torch.dtype) -> None:
         self._batches, self._device, self._dtype = batches, device, dtype
+        self.batch_size: int | None = batches.batch_size if isinstance(batches, DataLoader) else None
 
     def __iter__(self) -> Iterator[Batch]:
         """Return an iterator over copies of the batches."""
@@ -160,11 +164,11 @@ def read_data(
             raise TypeError(invalid(name_of_targets, f"be None where `{name}` is a {type(X).__name__}", Y))
         raise TypeError(invalid(name, f"be {_FORMS} where `{name_of_targets}` is given", X))
     if isinstance(X, IterableDataset):
-        X = DataLoader(X, batch_size=32 if batch_size is None else batch_size)
+        X = DataLoader(X, batch_size=batch_size or DEFAULT_BATCH_SIZE, collate_fn=partial(_collate, dtype))
     elif is_dataset:
         if not hasattr(X, "__len__"):
             raise TypeError(invalid(name, "have a length (or be an IterableDataset)", X))
-        return DatasetRows(X, device=device)
+        return DatasetRows(X, device=device, dtype=dtype)
     elif batch_size is not None:
         raise ValueError(invalid("batch_size", f"be left out where `{name}` brings its own batches", batch_size))
     if isinstance(X, (str, bytes, Mapping)) or not isinstance(X, Iterable):
@@ -176,25 +180,15 @@ def read_data(
     return BatchStream(X, device=device, dtype=dtype)
 
 
-def random_generators(data: Any) -> list[torch.Generator | np.random.Generator | random.Random]:
-    """Return the random generators that a loader, its samplers and its datasets hold, so that they can be put back.
+def _collate(dtype: torch.dtype, observations: list[Any]) -> Batch:
+    """Put observations together as torch does by default, but for floats of Python and NumPy, which get ``dtype``."""
 
-    Also those of the objects that these hold directly, such as transforms; not what lies deeper.
-    """
-    found: dict[int, Any] = {}
-    seen: dict[int, Any] = {}
-    pending = [data]
-    while pending:
-        holder = pending.pop()
-        if id(holder) in seen or not isinstance(holder, _HOLDERS):
-            continue
-        seen[id(holder)] = holder
-        values = list(getattr(holder, "__dict__", {}).values())
-        values += [part for value in values if isinstance(value, (list, tuple)) for part in value]
-        pending += values
-        values += [part for value in values for part in getattr(value, "__dict__", {}).values()]
-        found |= {id(value): value for value in values if isinstance(value, _GENERATORS)}
-    return list(found.values())
+    def converted(leaf: Any) -> Any:
+        if isinstance(leaf, (float, np.floating)):
+            return torch.tensor(float(leaf), dtype=dtype)
+        return _tensor(leaf, dtype) if isinstance(leaf, np.ndarray) and leaf.dtype.kind == "f" else leaf
+
+    return default_collate([map_leaves(converted, observation) for observation in observations])
 
 
 def _tensor(values: np.ndarray[Any, Any], dtype: torch.dtype) -> torch.Tensor:

@@ -11,10 +11,10 @@ from torch.utils.data import IterableDataset
 
 from autolr._typing import Batch, EngineName, FloatArray, Rng, Sampling
 from autolr._validation import check_flag, check_integer, check_learning_rates, check_option, check_real, invalid
-from autolr.data import BatchStream, Data, random_generators, read_data
+from autolr.data import DEFAULT_BATCH_SIZE, BatchStream, Data, DatasetRows, read_data
+from autolr.probing.held import data_generators
 from autolr.probing.random_state import ForkedRandomness
 from autolr.subsampling import (
-    DEFAULT_BATCH_SIZE,
     EVALUATION,
     ROW_STATE,
     WARMUP_STATE,
@@ -41,6 +41,8 @@ class Plan:
         time_budget: Seconds, or ``None``.
         progress: Whether a bar is shown; ``None``: on a terminal.
         generators: The user's own random generators in the data, to be put back.
+        row_generators: Those of them that each row moves to a state of its own: a map-style dataset's, so that a row
+            can be drawn again. Loaders and iterables draw on from theirs, in their order.
         settings: The choices as JSON values.
     """
 
@@ -54,6 +56,7 @@ class Plan:
     time_budget: float | None
     progress: bool | None
     generators: tuple[object, ...]
+    row_generators: tuple[object, ...]
     settings: dict[str, Any]
 
     @property
@@ -139,11 +142,19 @@ def make_plan(
     num_parts = 2 if own is None and evaluation == "independent" else 1
     entropy = entropy_of(rng)
     if isinstance(data, BatchStream):
-        size, num_observations, sampled = None, None, "batches"
+        size, num_observations, sampled = data.batch_size, None, "batches"
         subsamples: Subsamples = StreamedSubsamples(data, num_parts=num_parts)
     else:
-        drawn = DrawnSubsamples(data, batch_size=batch_size, sampling=sampling, num_parts=num_parts, entropy=entropy)
+        drawn = DrawnSubsamples(
+            data,
+            batch_size=batch_size,
+            sampling=sampling,
+            num_parts=num_parts,
+            num_rows=num_subsamples,
+            entropy=entropy,
+        )
         size, num_observations, sampled, subsamples = drawn.batch_size, len(data), sampling, drawn
+    of_rows = [given for given, reader in ((X, data), (evaluation, own)) if isinstance(reader, DatasetRows)]
     return Plan(
         learning_rates=rates,
         num_subsamples=num_subsamples,
@@ -154,7 +165,8 @@ def make_plan(
         entropy=entropy,
         time_budget=time_budget,
         progress=progress,
-        generators=(*random_generators(X), *random_generators(evaluation)),
+        generators=tuple(data_generators((X, evaluation))),
+        row_generators=tuple(data_generators(of_rows)),
         settings={
             "num_subsamples": num_subsamples,
             "batch_size": size,
@@ -189,5 +201,12 @@ def _evaluation_subsamples(
     most = len(data) // (num_rows if sampling == "partition" else 2)
     size = max(1, min(DEFAULT_BATCH_SIZE if batch_size is None else batch_size, most))
     return DrawnSubsamples(
-        data, batch_size=size, sampling=sampling, num_parts=1, entropy=entropy, purpose=EVALUATION, name="evaluation"
+        data,
+        batch_size=size,
+        sampling=sampling,
+        num_parts=1,
+        num_rows=num_rows,
+        entropy=entropy,
+        purpose=EVALUATION,
+        name="evaluation",
     )

@@ -59,6 +59,9 @@ class TuningResult:
             raise TypeError(invalid("settings", "be a mapping", self.settings))
         object.__setattr__(self, "settings", MappingProxyType(copy.deepcopy(dict(self.settings))))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.differentials, dict(self.settings))  # a mapping proxy cannot be pickled
+
     def to_frame(self, *, tidy: bool = False) -> pd.DataFrame:
         """Return the loss differentials as a frame: see :meth:`LossDifferentials.to_frame`."""
         return self.differentials.to_frame(tidy=tidy)
@@ -165,7 +168,7 @@ class TuningResult:
     def extend(self, other: "TuningResult") -> "TuningResult":
         """Return this result with the rows of another one, of the same rates and horizons, below its own.
 
-        The settings are these; the costs of both are added.
+        The settings are these; the costs of both are added, and both engines named.
 
         Raises:
             TypeError: If ``other`` is no result.
@@ -177,15 +180,41 @@ class TuningResult:
         for name in ("num_subsamples", "num_gradients", "num_forwards", "num_evaluations", "seconds"):
             if name in settings and name in other.settings:
                 settings[name] += other.settings[name]
+        for name in ("engine", "engine_reason"):
+            if name in settings and other.settings.get(name) not in (None, settings[name]):
+                settings[name] = f"{settings[name]}, then {other.settings[name]}"
+        if "out_of_time" in settings:
+            settings["out_of_time"] |= bool(other.settings.get("out_of_time"))
+        if "repeatable" in settings:
+            settings["repeatable"] &= bool(other.settings.get("repeatable", True))
         return TuningResult(self.differentials.extended(other.differentials), settings)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the result to a ``.json`` file, atomically; :meth:`load` gives it back exactly."""
+        """Write the result to a ``.json`` file, the whole of it or nothing; :meth:`load` gives it back exactly.
+
+        Args:
+            path: Where to write; what is there is replaced.
+
+        Raises:
+            ValueError: If the path does not end in ``.json``, or a setting is no JSON value.
+            OSError: If the file cannot be written.
+        """
         save_json(path, self.differentials, dict(self.settings))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "TuningResult":
-        """Read a result that :meth:`save` wrote."""
+        """Read a result that :meth:`save` wrote; no code in the file is run.
+
+        Args:
+            path: The ``.json`` file.
+
+        Returns:
+            The result, equal in every number.
+
+        Raises:
+            ValueError: If the file is damaged, no result, or of a newer version.
+            OSError: If the file cannot be read.
+        """
         return cls(*load_json(path))
 
     def __repr__(self) -> str:

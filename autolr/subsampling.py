@@ -7,12 +7,12 @@ import numpy as np
 
 from autolr._typing import Batch, IntArray, Rng, Sampling
 from autolr._validation import invalid
-from autolr.data import BatchStream, Rows
+from autolr.data import DEFAULT_BATCH_SIZE, BatchStream, Rows
+
+_ENOUGH_ROWS = 20
 
 # the purposes of the random streams of a call, the first word of their spawn keys
 ROW, WARMUP, PARTITION, EVALUATION, ROW_STATE, WARMUP_STATE = range(6)
-
-DEFAULT_BATCH_SIZE = 32
 
 
 def entropy_of(rng: Rng) -> int:
@@ -57,6 +57,8 @@ class DrawnSubsamples:
         batch_size: The number of observations in a subsample, or ``None`` for 32, or fewer where there are few.
         sampling: ``"independent"`` or ``"partition"``.
         num_parts: The number of subsamples of a row.
+        num_rows: The number of rows asked for; by default the pieces of a partition are small enough for them, or for
+            the 20 from which sets and bounds can be relied on.
         entropy: See :func:`entropy_of`.
         purpose: The purpose of the random stream of the rows.
 
@@ -71,6 +73,7 @@ class DrawnSubsamples:
         batch_size: int | None,
         sampling: Sampling,
         num_parts: int,
+        num_rows: int = 2,
         entropy: int,
         purpose: int = ROW,
         name: str = "X",
@@ -88,6 +91,8 @@ class DrawnSubsamples:
                     batch_size,
                 )
             )
+        if sampling == "partition":
+            most = max(1, min(most, len(rows) // (num_parts * min(num_rows, _ENOUGH_ROWS))))
         self.batch_size = min(DEFAULT_BATCH_SIZE, most) if batch_size is None else batch_size
         self._rows, self._num_parts, self._entropy, self._purpose = rows, num_parts, entropy, purpose
         self._order: IntArray | None = None

@@ -9,16 +9,15 @@ import numpy as np
 import torch
 
 from autolr._text import format_rate
-from autolr._typing import BestSetMethod, FloatArray, Method
+from autolr._typing import BoolArray, FloatArray, Method
 from autolr._validation import check_confidence_level, invalid
 from autolr.errors import DivergenceWarning, GridEdgeWarning, ResolutionWarning
 from autolr.param_groups import base_learning_rates, set_learning_rate
 from autolr.schedules.rebase import rebase_scheduler
 from autolr.statistics.argmin_interval import argmin_interval
 from autolr.statistics.bands import simultaneous_band
-from autolr.statistics.best_set import best_set, regret_bound
+from autolr.statistics.best_set import best_set, default_method, regret_bound
 from autolr.statistics.criteria import choose, max_stable_index
-from autolr.statistics.summary import ROWS_FOR_MVT
 from autolr.verdict import verdict
 
 if TYPE_CHECKING:
@@ -31,6 +30,7 @@ _TAKES_LEVEL = ("ucb", "variance")
 # NOTE: a difference of two rounded losses is a multiple of their resolution; below a few of them it is rounding only
 _RESOLUTIONS = 4.0
 _FEW_SUBSAMPLES = 20
+_TOO_WIDE = 100.0  # a set of best rates that spans this factor does not narrow the rate down
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,9 @@ class Suggestion:
         at_grid_edge: ``"low"`` or ``"high"`` if the pick is an end of the grid, else ``None``.
         horizon: The number of optimizer steps of a probe.
         confidence_level: The coverage of interval, set and bound.
-        improves: Whether some rate lowers the loss, with confidence over the whole grid.
+        doubt: Why the rate cannot be told, or ``None`` where it can: ``"resolution"`` (at no rate does the loss change
+            by more than its own rounding), ``"flat"`` (no rate lowers it, with confidence over the whole grid),
+            ``"edge"`` (the pick is an end of the grid), ``"wide"`` (the best set spans a factor of 100 or more).
         below_resolution: Whether the differentials at the pick are no more than rounding errors of the losses.
         caveats: Sentences on what limits the answer.
         evidence: The result that it came from.
@@ -67,7 +69,7 @@ class Suggestion:
     at_grid_edge: Literal["low", "high"] | None
     horizon: int
     confidence_level: float
-    improves: bool
+    doubt: Literal["resolution", "flat", "edge", "wide"] | None
     below_resolution: bool
     caveats: tuple[str, ...]
     evidence: "TuningResult"
@@ -81,25 +83,39 @@ class Suggestion:
         Each group's ``lr`` and, where there is one, ``initial_lr`` become Python floats (a rate that is a tensor is
         filled in place). A group whose rate is 0 in a warm-up takes its ratio from ``initial_lr``.
 
+        A scheduler that is attached to the optimizer sets the rate from its own base rates at its next step, so that
+        it has to be given too.
+
         Args:
             optimizer: The optimizer; it is changed.
-            scheduler: An attached scheduler, which is rebased: it goes on as if started with this rate.
+            scheduler: The attached scheduler, which is rebased: it goes on as if started with this rate (as if with
+                this peak, where it is cyclic); see :func:`rebase_scheduler`.
 
         Raises:
             TypeError: If an argument has the wrong type.
-            ValueError: If the first group has no rate to keep ratios to.
+            ValueError: If the first group has no rate to keep ratios to, or the scheduler is that of another optimizer.
         """
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise TypeError(invalid("optimizer", "be a torch.optim.Optimizer", optimizer))
         base = base_learning_rates(optimizer)
         if scheduler is not None:
+            if getattr(scheduler, "optimizer", optimizer) is not optimizer:
+                raise ValueError(invalid("scheduler", "be attached to `optimizer`", scheduler))
             rebase_scheduler(scheduler, self.learning_rate)
             return
         for key in ("lr", "initial_lr"):
             set_learning_rate(optimizer, self.learning_rate, base, key=key)
 
     def plot(self, ax: "Axes | None" = None, **options: Any) -> "Axes":
-        """Draw the result with this pick: see :meth:`TuningResult.plot`."""
+        """Draw the result with this pick.
+
+        Args:
+            ax: Where to draw; by default new axes.
+            **options: Of :meth:`TuningResult.plot`, but for ``method`` and ``confidence_level``.
+
+        Returns:
+            The axes.
+        """
         return self.evidence.plot(ax, method=self.method, confidence_level=self.confidence_level, **options)  # type: ignore[arg-type]
 
     def __str__(self) -> str:
@@ -120,7 +136,7 @@ def decide(
 
     complete = np.flatnonzero(~np.isnan(delta).any(axis=0))
     probed = delta[:, complete]
-    comparison: BestSetMethod = "mvt" if len(delta) >= ROWS_FOR_MVT else "studentized"
+    comparison = default_method(len(delta))
     inside = complete[best_set(probed, confidence_level=level, method=comparison, rng=0)]
     finite = bool(np.isfinite(probed).all(axis=0).any())
     low, high = (
@@ -129,26 +145,35 @@ def decide(
     own = int(np.flatnonzero(complete == pick)[0])
     regret = regret_bound(probed, own, confidence_level=level, method=comparison, rng=0) if finite else np.inf
     stable = max_stable_index(delta)
-    improves = bool((simultaneous_band(probed, confidence_level=level, rng=0)[1] < 0.0).any())
-    unresolved = _is_below_resolution(result, delta[:, pick])
+    unresolved = _is_below_resolution(result, delta)
     edge: Literal["low", "high"] | None = None
     if rates.size > 1 and pick in (0, rates.size - 1):
         edge = "low" if pick == 0 else "high"
+    best = tuple(map(float, rates[inside]))
+    doubt: Literal["resolution", "flat", "edge", "wide"] | None = None
+    if unresolved[complete].all():
+        doubt = "resolution"
+    elif not (simultaneous_band(probed, confidence_level=level, rng=0)[1] < 0.0).any():
+        doubt = "flat"
+    elif edge is not None:
+        doubt = "edge"
+    elif best and best[-1] >= _TOO_WIDE * best[0]:
+        doubt = "wide"
     return Suggestion(
         learning_rate=float(rates[pick]),
         method=method,
         score=float(choice.scores[pick]),
         low=float(low),
         high=float(high),
-        best_set=tuple(map(float, rates[inside])),
+        best_set=best,
         max_stable_lr=None if stable is None else float(rates[stable]),
         regret_bound=float(regret),
         at_grid_edge=edge,
         horizon=int(record.horizons[-1]),
         confidence_level=level,
-        improves=improves,
-        below_resolution=unresolved,
-        caveats=tuple(_caveats(result, method, pick, inside=bool(np.isin(pick, inside)), unresolved=unresolved)),
+        doubt=doubt,
+        below_resolution=bool(unresolved[pick]),
+        caveats=tuple(_caveats(result, method, pick, inside=pick in inside, unresolved=bool(unresolved[pick]))),
         evidence=result,
     )
 
@@ -179,11 +204,11 @@ def _stacklevel() -> int:
     return level
 
 
-def _is_below_resolution(result: "TuningResult", column: FloatArray) -> bool:
-    """Return whether the differentials of a column are no more than rounding errors of the losses."""
+def _is_below_resolution(result: "TuningResult", delta: FloatArray) -> BoolArray:
+    """Return at which rates the differentials are no more than rounding errors of the losses, shape (K,)."""
     resolution = float(result.settings.get("resolution", 0.0))
     size = float(np.abs(result.differentials.loss_pre).mean())
-    return bool(np.abs(column).mean() < _RESOLUTIONS * resolution * size)
+    return np.asarray(np.abs(delta).mean(axis=0) <= _RESOLUTIONS * resolution * size)
 
 
 def _caveats(result: "TuningResult", method: str, pick: int, *, inside: bool, unresolved: bool) -> list[str]:
@@ -203,6 +228,7 @@ def _caveats(result: "TuningResult", method: str, pick: int, *, inside: bool, un
             num_rows < asked and not settings.get("out_of_time"),
             f"The data ended after {num_rows} of {asked} subsamples.",
         ),
+        (settings.get("repeatable") is False, "The same weights gave two losses on the same batch: it is drawn anew."),
         (
             num_rows < _FEW_SUBSAMPLES,
             f"Sets and bounds are rough below {_FEW_SUBSAMPLES} subsamples; these are {num_rows}.",

@@ -18,11 +18,13 @@ from tqdm.auto import tqdm
 from autolr._typing import Batch, ComputeLoss, EngineName, LossFunction, Method, Rng, Sampling
 from autolr._validation import check_integer, check_rng, invalid
 from autolr._version import __version__
+from autolr.batches import outline
 from autolr.differentials import LossDifferentials
 from autolr.errors import NotTunedError
 from autolr.grids import log_grid
 from autolr.param_groups import base_learning_rates
 from autolr.plan import Plan, make_plan
+from autolr.probing.held import held_generators
 from autolr.probing.objective import Objective
 from autolr.probing.random_state import ForkedRandomness
 from autolr.probing.rows import probe_rows
@@ -48,6 +50,9 @@ class AutoLRTuner:
 
     Losses are measured in the modes in which the modules are handed over: a model in training mode is probed with its
     dropout and batch statistics.
+
+    What is not put back: lists, counters and tensors that your functions or the optimizer's hooks keep outside of any
+    module. (Modules and random generators that they hold are found.)
 
     Args:
         model: The model; it is not changed.
@@ -129,14 +134,16 @@ class AutoLRTuner:
 
         Args:
             X: Tensors, NumPy arrays or pandas frames, shape (N, ...), one row an observation; or, without Y, a
-                ``Dataset``, a ``DataLoader`` or an iterable of batches, whose batches are then the subsamples. NumPy
-                and pandas floats become the model's dtype, their integers int64.
+                ``Dataset``, a ``DataLoader`` or an iterable of batches, whose batches are then the subsamples; they
+                are kept, where they come from and not on the device, until the call ends. NumPy and pandas floats
+                become the model's dtype, their integers int64.
             Y: The targets, shape (N, ...).
             learning_rates: The grid, shape (K,): strictly increasing, positive.
             num_subsamples: The number of subsamples M, at least 2; a partition, a loader or an iterable that ends
                 earlier gives fewer rows.
             batch_size: The number of observations in a subsample; by default 32, or fewer where there are few
-                observations. Loaders and iterables refuse it: theirs counts.
+                observations (a partition gets at least 20 rows where it can). Loaders and iterables refuse it: theirs
+                counts.
             sampling: ``"independent"``: each subsample is drawn without replacement, independently of the others;
                 intervals then speak about this dataset. ``"partition"``: subsamples are disjoint; intervals then speak
                 about the population too. A loader's batches are used in one row only, in its order, in either case.
@@ -241,16 +248,16 @@ class AutoLRTuner:
         began = time.perf_counter()
         objective = Objective(self._model, self._loss_fn, self._compute_loss, self._parameters)
         devices = {self._device, *(parameter.device for parameter in self._parameters)}
-        preserved = (*objective.modules(), self._optimizer, *plan.generators)
+        held = held_generators(self._loss_fn, self._compute_loss, self._model, self._optimizer)
+        preserved = (*objective.modules(), self._optimizer, *held, *plan.generators)
         with torch.inference_mode(False), preserved_state(*preserved, devices=devices) as snapshot:
-            randomness = ForkedRandomness(devices)
+            randomness = ForkedRandomness(devices, (*held, *plan.row_generators))
             start = Start(objective, self._optimizer, snapshot, randomness, base_learning_rates(self._optimizer))
             draw = partial(plan.draw, randomness)
             first = draw(rows[0])
-            for batch in {id(batch): batch for batch in first or ()}.values():
-                objective.check(batch)
+            _check_batches(objective, first or ())
             if plan.warmup_steps:
-                warm_up(start, plan.warmup_batches(randomness))
+                warm_up(start, plan.warmup_batches(randomness), plan.warmup_steps)
                 start = replace(start, snapshot=Snapshot(*preserved))
             if before is not None:
                 _check_unchanged(start, draw(0), before)
@@ -276,6 +283,7 @@ class AutoLRTuner:
             "evaluation_passes": plan.num_evaluation_passes,
             "engine": probed.engine,
             "engine_reason": probed.engine_reason,
+            "repeatable": probed.repeatable,
             "out_of_time": probed.out_of_time,
             "model": type(self._model).__name__,
             "num_parameters": sum(parameter.numel() for parameter in self._parameters),
@@ -307,9 +315,24 @@ def _device(device: torch.device | str | None, parameter: torch.Tensor) -> torch
     if device is None:
         return parameter.device
     try:
-        return torch.device(device)
+        found = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise ValueError(invalid("device", "be a torch device", device)) from error
+    if found.type not in ("cpu", "meta") and not torch.get_device_module(found).is_available():
+        raise ValueError(invalid("device", "be available on this machine", device))
+    return found
+
+
+def _check_batches(objective: Objective, batches: tuple[Batch, ...]) -> None:
+    """Compute a first loss on each batch; what is raised gets a note that says what the batch was."""
+    for name, batch in zip(("gradient's", "evaluation"), batches, strict=False):
+        if name == "evaluation" and batch is batches[0]:
+            continue
+        try:
+            objective.check(batch)
+        except Exception as error:
+            error.add_note(f"autolr: raised by the first {name} batch, {outline(batch)}.")
+            raise
 
 
 def _check_unchanged(start: Start, batches: tuple[Batch, Batch] | None, before: TuningResult) -> None:

@@ -11,18 +11,19 @@ if TYPE_CHECKING:
     from autolr.result import TuningResult
     from autolr.suggestion import Suggestion
 
-# a set of best rates that spans this factor does not narrow the rate down
-_TOO_WIDE = 100.0
-
 
 def verdict(suggestion: "Suggestion") -> str:
     """Return the decision in words: the pick, its uncertainty, the edge, what it was measured on, what to do next.
 
-    "I cannot tell" is a verdict too, with its remedy: where the differentials drown in rounding, no rate lowers the
-    loss with confidence, the pick is an end of the grid, or the set of best rates is too wide to help.
+    "I cannot tell" is a verdict too, with its remedy: see ``doubt`` of :class:`Suggestion`.
     """
-    lines = [_decision(suggestion), _uncertainty(suggestion), _edge(suggestion)]
-    lines += [_evidence(suggestion.evidence), _next_step(suggestion)]
+    decision = _decision(suggestion) if suggestion.doubt is None else _doubt(suggestion)
+    lines = [decision, _uncertainty(suggestion), _edge(suggestion), _evidence(suggestion.evidence)]
+    if suggestion.doubt is None and suggestion.horizon == 1:
+        lines.append(
+            "The best single step is not yet the rate to train a whole run with: over many steps a smaller one is often"
+            " better. Try both."
+        )
     lines += [f"Caveat: {caveat}" for caveat in suggestion.caveats]
     return "\n".join(line for line in lines if line)
 
@@ -41,79 +42,90 @@ def no_decision(error: NoCandidateError, result: "TuningResult") -> str:
 
 
 def _decision(suggestion: "Suggestion") -> str:
-    rate, level = format_rate(suggestion.learning_rate), f"{suggestion.confidence_level:.0%}"
     record = suggestion.evidence.differentials
     column = record.delta[:, int(np.searchsorted(record.learning_rates, suggestion.learning_rate))]
-    if suggestion.below_resolution:
-        return (
-            "I cannot tell: the loss hardly changes at any rate, by less than its own resolution."
-            " Use larger rates, or double precision."
-        )
-    if not suggestion.improves:
-        return (
-            f"I cannot tell: at no rate does a step lower the loss with {level} confidence."
-            " Use more subsamples or larger batches, and check that the loss can be learned."
-        )
-    if suggestion.at_grid_edge:
-        low, high = record.learning_rates[[0, -1]]
-        if suggestion.method == "variance":
-            return (
-                f"I cannot tell: the pick, {rate} (method variance), is an end of the grid: the smaller the rate, the"
-                " less the change of loss varies. Use another method."
-            )
-        if suggestion.at_grid_edge == "high":
-            side, grid = "largest", (low, 1e3 * high)
-        else:
-            side, grid = "smallest", (low / 1e3, high)
-        return (
-            f"I cannot tell: the pick, {rate} (method {suggestion.method}), is the {side} rate of the grid."
-            f" Widen it: learning_rates=autolr.log_grid({format_rate(grid[0])}, {format_rate(grid[1])}, 64)."
-        )
-    best = suggestion.best_set
-    if best and best[-1] > _TOO_WIDE * best[0]:
-        return (
-            f"I cannot tell: {len(best)} rates from {format_rate(best[0])} to {format_rate(best[-1])} cannot be told"
-            f" from the best, {rate}. More subsamples or larger batches may narrow them down."
-        )
     steps = "one step changes" if suggestion.horizon == 1 else f"{suggestion.horizon} steps change"
-    change = float(np.median(column)) if suggestion.method == "median" else float(column.mean())
-    statistic = "median" if suggestion.method == "median" else "mean"
+    statistic, change = ("median", np.median(column)) if suggestion.method == "median" else ("mean", column.mean())
     return (
-        f"Learning rate {rate} (method {suggestion.method}): {steps} the loss by {change:.3g} in the {statistic},"
-        f" from {record.loss_pre.mean():.3g}."
+        f"Learning rate {format_rate(suggestion.learning_rate)} (method {suggestion.method}): {steps} the loss by"
+        f" {change:.3g} in the {statistic}, from {record.loss_pre.mean():.3g}."
     )
+
+
+def _doubt(suggestion: "Suggestion") -> str:
+    """Return why the rate cannot be told, and what helps."""
+    rate, best = format_rate(suggestion.learning_rate), suggestion.best_set
+    if suggestion.doubt == "resolution":
+        reason = (
+            "at no rate does the loss change by more than its own resolution. Use larger rates or double precision, and"
+            " check that there is something to learn."
+        )
+    elif suggestion.doubt == "flat":
+        reason = (
+            f"at no rate does a step lower the loss with {suggestion.confidence_level:.0%} confidence. Use more"
+            " subsamples or larger batches, and check that there is something to learn."
+        )
+    elif suggestion.doubt == "wide":
+        reason = (
+            f"{len(best)} rates from {format_rate(best[0])} to {format_rate(best[-1])} cannot be told from the best,"
+            f" {rate}. More subsamples or larger batches may narrow them down."
+        )
+    elif suggestion.method == "variance":
+        reason = (
+            f"the pick, {rate} (method variance), is an end of the grid: the smaller the rate, the less the change of"
+            " loss varies. Use another method."
+        )
+    else:
+        low, high = suggestion.evidence.differentials.learning_rates[[0, -1]]
+        largest = suggestion.at_grid_edge == "high"
+        wider = (low, 1e3 * high) if largest else (low / 1e3, high)
+        reason = (
+            f"the pick, {rate} (method {suggestion.method}), is the {'largest' if largest else 'smallest'} rate of the"
+            f" grid. Widen it: learning_rates=autolr.log_grid({', '.join(map(format_rate, wider))}, 64)."
+        )
+    return f"I cannot tell: {reason}"
 
 
 def _uncertainty(suggestion: "Suggestion") -> str:
     best, level = suggestion.best_set, f"{suggestion.confidence_level:.0%}"
-    if suggestion.below_resolution or not suggestion.improves:
-        return f"No rate from {format_rate(best[0])} to {format_rate(best[-1])} stands out at {level}." if best else ""
-    where = "Within the grid, the" if suggestion.at_grid_edge else "The"
-    interval = f"{format_rate(suggestion.low)} and {format_rate(suggestion.high)}"
-    text = f"{where} best rate lies between {interval} ({level});"
-    if len(best) < 2:
-        return f"{text} no other rate of the grid is as good."
     rates = suggestion.evidence.differentials.learning_rates
-    between = int(((rates >= best[0]) & (rates <= best[-1])).sum())
-    which, verb = ("anything", "is") if between == len(best) else (f"{len(best)} of the {between} rates", "are")
-    return f"{text} {which} from {format_rate(best[0])} to {format_rate(best[-1])} {verb} as good at {level}."
+    if rates.size == 1:
+        return "There is no other rate to compare it with."
+    several = f"from {format_rate(best[0])} to {format_rate(best[-1])}" if len(best) > 1 else ""
+    if suggestion.doubt in ("resolution", "flat"):
+        return f"No rate {several} stands out at {level}." if several else ""
+    between = int(((rates >= best[0]) & (rates <= best[-1])).sum()) if best else 0
+    if not several:
+        as_good = "no other rate is as good"
+    elif between == len(best):
+        as_good = f"anything {several} is as good"
+    else:
+        as_good = f"{len(best)} of the {between} rates {several} are as good"
+    ends = f"{format_rate(suggestion.low)} and {format_rate(suggestion.high)}"
+    if suggestion.doubt == "edge":
+        return f"On this grid, {as_good} ({level})."
+    # NOTE: the interval is that of a curve between the rates, the set is one of rates: they need not overlap
+    return f"On a finer grid the best rate would lie between {ends}; on this one, {as_good} ({level})."
 
 
 def _edge(suggestion: "Suggestion") -> str:
+    """Return from where on, above the best rate, the loss rises or probes diverge."""
     record = suggestion.evidence.differentials
+    rates, diverged = record.learning_rates, np.asarray(np.isinf(record.delta).any(axis=0))
     if suggestion.max_stable_lr is None:
         return "Even at the best rate the loss rises on average."
-    unstable = record.learning_rates > suggestion.max_stable_lr
-    parts = []
-    if unstable.any():
-        parts.append(f"the loss rises from {format_rate(record.learning_rates[unstable][0])} on")
-    diverged = np.isinf(record.delta).any(axis=0)
-    if diverged.any():
-        parts.append(f"probes diverge from {format_rate(record.learning_rates[diverged][0])} on")
-    if not parts:
-        return f"The loss rises at no rate of the grid, up to {format_rate(record.learning_rates[-1])}."
-    sentence = ", ".join(parts)
-    return f"{sentence[0].upper()}{sentence[1:]}."
+    first = int(np.searchsorted(rates, suggestion.max_stable_lr, side="right"))
+    if first == rates.size:
+        sentence = f"Above it, the loss rises at no rate of the grid, up to {format_rate(rates[-1])}"
+    elif diverged[first]:
+        sentence = f"Probes diverge from {format_rate(rates[first])} on"
+    else:
+        sentence = f"The loss rises from {format_rate(rates[first])} on"
+        if diverged[first:].any():
+            sentence += f", probes diverge from {format_rate(rates[first:][diverged[first:]][0])} on"
+    below = rates[:first][diverged[:first]]
+    also = f"; some diverged at {format_rate(below[0])} too" if below.size else ""
+    return f"{sentence}{also}."
 
 
 def _evidence(result: "TuningResult") -> str:
@@ -128,12 +140,3 @@ def _evidence(result: "TuningResult") -> str:
     if {"seconds", "num_evaluations"} <= settings.keys():
         text += f": {settings['num_evaluations']:.0f} gradient evaluations in {settings['seconds']:.1f} s"
     return f"{text}."
-
-
-def _next_step(suggestion: "Suggestion") -> str:
-    if suggestion.horizon > 1 or not suggestion.improves:
-        return ""
-    return (
-        "The best single step is not yet the rate to train a whole run with, which is often several times lower:"
-        " try both."
-    )

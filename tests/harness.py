@@ -98,6 +98,9 @@ def _parts(name: str, value: Any, facts: dict[str, Any]) -> dict[str, Any]:
         facts[f"{name} (state)"] = value.get_state().numpy().tobytes()
     elif isinstance(value, np.random.Generator):
         facts[f"{name} (state)"] = repr(value.bit_generator.state)
+    elif isinstance(value, np.random.RandomState):
+        state: Any = value.get_state(legacy=False)
+        facts[f"{name} (state)"] = np.asarray(state["state"].get("key", [])).tobytes(), repr(state)
     elif isinstance(value, random.Random):
         facts[f"{name} (state)"] = value.getstate()
     elif isinstance(value, set):

@@ -10,7 +10,7 @@ import torch
 from harness import unchanged
 from scipy import stats
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from autolr import AutoLRTuner, NoCandidateError, log_grid
 from autolr._typing import Method
@@ -30,6 +30,13 @@ class Pairs(Dataset):
 
     def __getitem__(self, index):
         return self.x[index], self.y[index]
+
+
+class Stream(IterableDataset):
+    """A dataset that can only be read on."""
+
+    def __iter__(self):
+        return zip(*tensors(), strict=True)
 
 
 class Recorder(nn.Module):
@@ -68,11 +75,13 @@ FORMS = {
     "DataLoader": lambda: (DataLoader(TensorDataset(*tensors()), BATCH_SIZE, shuffle=True),),
     "batches": lambda: (list(batches()),),
     "generator": lambda: (batches(),),
+    "IterableDataset": lambda: (Stream(),),
 }
 EVALUATIONS = {
     "independent": lambda: "independent",
     "subsample": lambda: "subsample",
     "own pair": lambda: tensors(OWN),
+    "own NumPy": lambda: observations(OWN),
     "own Dataset": lambda: TensorDataset(*tensors(OWN)),
     "own DataLoader": lambda: DataLoader(TensorDataset(*tensors(OWN)), BATCH_SIZE),
 }
@@ -109,35 +118,34 @@ METHODS = {
     list(itertools.product(METHODS, ["independent", "partition"], EVALUATIONS, FORMS)),
 )
 def test_combination(method, sampling, evaluation, form):
-    seen = []
     torch.manual_seed(0)
+    seen = []
     model = Recorder(seen)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     tuner = AutoLRTuner(model, nn.MSELoss(), optimizer, rng=1)
-    size = {} if form in ("DataLoader", "batches", "generator") else {"batch_size": BATCH_SIZE}
+    own_batches = form in ("DataLoader", "batches", "generator")
+    size = {} if own_batches else {"batch_size": BATCH_SIZE}
+    options = {"learning_rates": RATES, "num_subsamples": NUM_SUBSAMPLES, "sampling": sampling, **size}
     with unchanged(model, optimizer):
-        result = tuner.tune(
-            *FORMS[form](),
-            learning_rates=RATES,
-            num_subsamples=NUM_SUBSAMPLES,
-            sampling=sampling,
-            evaluation=EVALUATIONS[evaluation](),
-            engine="step",
-            **size,
-        )
+        fast = tuner.tune(*FORMS[form](), evaluation=EVALUATIONS[evaluation](), **options)
+        seen.clear()
+        result = tuner.tune(*FORMS[form](), evaluation=EVALUATIONS[evaluation](), engine="step", **options)
 
     delta = result.to_frame().to_numpy()
     assert delta.shape == (NUM_SUBSAMPLES, len(RATES))
     assert np.isfinite(delta).all()
-    rows = rows_seen(seen, num_checks=1 if evaluation == "subsample" else 2)
+    assert fast.settings["engine"] == "line"
+    np.testing.assert_allclose(fast.differentials.loss_post, result.differentials.loss_post, rtol=1e-6)
+    rows = rows_seen(seen, num_checks=3 if evaluation == "subsample" else 4)
     for gradient, evaluated in rows:
         assert len(gradient) == BATCH_SIZE
         # without a batch size to go by, evaluation subsamples are as large as the data allows, up to the default
         largest = {"independent": NUM_OBSERVATIONS // 2, "partition": NUM_OBSERVATIONS // NUM_SUBSAMPLES}[sampling]
-        assert len(evaluated) == (largest if not size and evaluation in ("own pair", "own Dataset") else BATCH_SIZE)
+        unsized = form in ("batches", "generator") and evaluation in ("own pair", "own NumPy", "own Dataset")
+        assert len(evaluated) == (largest if unsized else BATCH_SIZE)
         assert (gradient == evaluated) == (evaluation == "subsample")
         assert (min(evaluated) >= OWN) == evaluation.startswith("own")
-    if sampling == "partition" or not size:
+    if sampling == "partition" or own_batches or form == "IterableDataset":
         used = [number for gradient, _ in rows for number in gradient]
         assert len(used) == len(set(used))
 
@@ -150,7 +158,10 @@ def test_combination(method, sampling, evaluation, form):
 
 
 def rows_seen(seen, *, num_checks):
-    """Return what gave the gradient and what the losses of each row: a loss, the gradient, a loss at each rate."""
+    """Return what gave the gradient and what the losses of each row: a loss, the gradient, a loss at each rate.
+
+    Before the rows, each batch of the first one is checked, and its loss is computed twice.
+    """
     body = seen[num_checks:]
     length = 2 + len(RATES)
     assert len(body) == NUM_SUBSAMPLES * length

@@ -3,7 +3,6 @@
 import collections
 import copy
 import dataclasses
-import random
 import re
 from typing import NamedTuple
 
@@ -24,7 +23,7 @@ from torch.utils.data import (
 )
 
 from autolr.batches import map_tensors, to_device
-from autolr.data import ArrayRows, BatchStream, DatasetRows, random_generators, read_data
+from autolr.data import ArrayRows, BatchStream, DatasetRows, read_data
 
 CPU = torch.device("cpu")
 VALUES = [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [0.0, 1.0]]
@@ -224,7 +223,7 @@ def test_a_running_epoch_of_the_users_goes_on_undisturbed(replacement):
         state = generator.get_state()
         if disturb:
             assert len(list(read(loader))) == 17
-            generator.set_state(state)  # what `tune` does with what random_generators finds
+            generator.set_state(state)  # what `tune` does with what data_generators finds
         return seen + [batch.tolist() for batch in running] + [batch.tolist() for batch in loader]
 
     assert epoch(True) == epoch(False)
@@ -289,23 +288,6 @@ def test_packed_sequences_and_objects_that_can_move_are_moved():
     assert (on_meta.data.device.type, on_meta.batch_sizes.device.type) == ("meta", "cpu")
 
 
-def test_generators_of_loaders_samplers_datasets_and_transforms_are_found():
-    class Augment:
-        def __init__(self):
-            self.rng = random.Random(0)
-
-    dataset = Squares(4)
-    dataset.noise, dataset.transform = np.random.default_rng(0), Augment()
-    loader = DataLoader(
-        ConcatDataset([Subset(dataset, [0, 1]), dataset]),
-        batch_sampler=BatchSampler(RandomSampler(range(6), generator=torch.Generator()), 2, drop_last=False),
-        generator=torch.Generator(),
-    )
-    expected = [loader.generator, loader.batch_sampler.sampler.generator, dataset.noise, dataset.transform.rng]
-    assert {id(one) for one in random_generators(loader)} == {id(one) for one in expected}
-    assert random_generators([torch.ones(2)]) == []
-
-
 FRAME = pd.DataFrame({"a": [1.0, 2.0], "b": ["x", "y"]})
 REFUSED = [
     ((np.ones((3, 1)), np.ones(2)), ValueError, "`Y` must have as many rows as `X` (3), got 2."),
@@ -365,3 +347,23 @@ def test_the_batch_that_is_mapped_is_not_changed():
     mapped = map_tensors(lambda tensor: tensor + 1.0, batch)
     assert repr(batch) == repr(kept)
     assert repr(mapped) == repr(kept).replace("1.", "2.")
+
+
+@pytest.mark.parametrize("iterable", [False, True], ids=["map-style", "iterable"])
+def test_floats_of_python_and_numpy_in_a_dataset_get_the_dtype_of_the_model(iterable):
+    items = [(np.ones(3), {"a": 0.5, "b": np.float64(1.5), "c": 2, "d": torch.ones(2)}) for _ in range(8)]
+
+    class Items(IterableDataset if iterable else Dataset):
+        def __len__(self):
+            return len(items)
+
+        def __getitem__(self, index):
+            return items[index]
+
+        def __iter__(self):
+            return iter(items)
+
+    data = read_data(Items(), device=torch.device("cpu"), dtype=torch.float16, batch_size=4)
+    x, y = next(iter(data)) if iterable else data.batch(np.arange(4))
+    assert (x.dtype, x.shape) == (torch.float16, (4, 3))
+    assert [y[name].dtype for name in "abcd"] == [torch.float16, torch.float16, torch.int64, torch.float32]

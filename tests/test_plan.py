@@ -125,7 +125,7 @@ def test_the_settings_say_every_choice_in_json_values():
 
 def test_the_settings_of_a_loader_say_that_the_batches_are_its_own():
     settings = plan(DataLoader(NUMBERS, batch_size=5)).settings
-    assert [settings[name] for name in ("batch_size", "num_observations", "sampling")] == [None, None, "batches"]
+    assert [settings[name] for name in ("batch_size", "num_observations", "sampling")] == [5, None, "batches"]
 
 
 class Stream(IterableDataset):

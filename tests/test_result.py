@@ -46,6 +46,23 @@ def test_extending_adds_rows_and_costs(result):
     assert twice.settings == {"num_subsamples": 80, "seconds": 3.0, "num_evaluations": 4}
 
 
+def test_extending_by_another_engine_names_both(result):
+    first, then = (
+        TuningResult(
+            result.differentials,
+            {"engine": engine, "engine_reason": engine, "out_of_time": late, "repeatable": not late},
+        )
+        for engine, late in (("line", False), ("step", True))
+    )
+    assert first.extend(then).settings == {
+        "engine": "line, then step",
+        "engine_reason": "line, then step",
+        "out_of_time": True,
+        "repeatable": False,
+    }
+    assert first.extend(first).settings == first.settings
+
+
 def test_saving_and_loading_gives_the_same_result(result, tmp_path):
     result.save(tmp_path / "lr.json")
     loaded = TuningResult.load(tmp_path / "lr.json")

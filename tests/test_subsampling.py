@@ -65,6 +65,11 @@ def test_the_rows_of_training_and_evaluation_are_drawn_apart():
         assert lists(train.draw(0)) != lists(other.draw(0))
 
 
+@pytest.mark.parametrize(("num_rows", "size"), [(100, 5), (20, 5), (10, 10), (3, 32)])
+def test_the_pieces_of_a_partition_are_small_enough_for_the_rows_asked_for_or_twenty(num_rows, size):
+    assert drawn(200, sampling="partition", num_parts=2, num_rows=num_rows).batch_size == size
+
+
 @pytest.mark.parametrize(
     ("num_observations", "sampling", "num_parts", "size"),
     [

@@ -1,5 +1,7 @@
 """Suggestion: its fields are what the statistics say, its warnings fire where they matter, apply does what it says."""
 
+import copy
+import pickle
 import warnings
 
 import numpy as np
@@ -43,7 +45,7 @@ def test_every_field_is_what_the_statistics_say(delta):
     assert suggestion.regret_bound == regret_bound(delta, pick, confidence_level=0.9, method="mvt", rng=0)
     assert suggestion.max_stable_lr == RATES[RATES < 0.19].max()
     assert (suggestion.method, suggestion.horizon, suggestion.confidence_level) == ("mean", 1, 0.9)
-    assert (suggestion.at_grid_edge, suggestion.improves, suggestion.below_resolution) == (None, True, False)
+    assert (suggestion.at_grid_edge, suggestion.doubt, suggestion.below_resolution) == (None, None, False)
     assert suggestion.caveats == ()
 
 
@@ -174,6 +176,34 @@ def test_apply_with_a_scheduler_goes_on_as_if_started_with_the_rate(delta, optim
         [0.5 * suggestion.learning_rate, 2.0 * suggestion.learning_rate]
     )
     assert scheduler.base_lrs == pytest.approx([suggestion.learning_rate, 4.0 * suggestion.learning_rate])
+
+
+def test_apply_refuses_the_scheduler_of_another_optimizer(delta, optimizer):
+    other = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.5)
+    scheduler = torch.optim.lr_scheduler.StepLR(other, 3)
+    with pytest.raises(ValueError, match="`scheduler` must be attached to `optimizer`, got <torch"):
+        result_of(delta).suggest().apply(optimizer, scheduler)
+    assert other.param_groups[0]["lr"] == 0.5
+    assert optimizer.param_groups[0]["lr"] == 0.1
+
+
+def test_apply_with_a_cyclic_scheduler_makes_the_pick_its_peak(delta, optimizer):
+    suggestion = result_of(delta).suggest()
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=[0.01, 0.04], total_steps=10)
+    suggestion.apply(optimizer, scheduler)
+    rates = []
+    for _ in range(9):
+        optimizer.step()
+        scheduler.step()
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert max(rates) == pytest.approx(suggestion.learning_rate)
+
+
+def test_a_suggestion_can_be_pickled_and_copied(delta):
+    suggestion = result_of(delta, seconds=1.5, num_evaluations=3.0).suggest()
+    for twin in (pickle.loads(pickle.dumps(suggestion)), copy.deepcopy(suggestion)):
+        assert str(twin) == str(suggestion)
+        assert twin.evidence.settings == suggestion.evidence.settings
 
 
 def test_apply_refuses_what_is_no_optimizer(delta):

@@ -61,6 +61,7 @@ def sgd(model):
         ({"compute_loss": print}, ValueError, "`compute_loss` must be left out where `loss_fn` is given"),
         ({"optimizer": sgd(nn.Linear(1, 1))}, ValueError, "`optimizer` must hold trainable parameters of `model`"),
         ({"device": "abacus"}, ValueError, "`device` must be a torch device, got 'abacus'"),
+        ({"device": "cuda:7"}, ValueError, "`device` must be available on this machine, got 'cuda:7'"),
         ({"rng": 1.5}, TypeError, r"`rng` must be an integer, a numpy.random.Generator or None, got 1\.5"),
         ({"rng": -1}, ValueError, "`rng` must be at least 0, got -1"),
     ],
@@ -188,7 +189,8 @@ def test_a_time_budget_ends_the_rows_but_not_before_two(model, data):
 def test_a_loss_that_is_not_finite_before_the_step_names_the_subsample(model, data):
     X, Y = data
     with pytest.raises(
-        ValueError, match=r"`loss_pre` must be finite in every subsample \(see subsample \d+\), got nan."
+        ValueError,
+        match=r"`loss_pre` must be finite in every subsample \(subsample \d+: NaN or inf in X, Y .*\), got nan",
     ):
         delta_of(tuner_of(model), (X, torch.where(Y > 2.0, torch.nan, Y)))
 
@@ -198,6 +200,15 @@ def test_a_loss_that_broadcasts_is_refused(model, data):
     X, Y = data
     with pytest.raises(ValueError, match=r"got output \(8, 1\) and target \(8,\), which broadcast"):
         delta_of(tuner_of(model), (X, Y.squeeze(1)))
+
+
+def test_an_error_of_the_users_own_gets_a_note_that_says_what_the_batch_was(model, data):
+    with pytest.raises(RuntimeError) as caught:
+        delta_of(tuner_of(model), (data[0].double(), data[1]))
+    assert caught.value.__notes__ == ["autolr: raised by the first gradient's batch, (float64 [8, 3], float32 [8, 1])."]
+    with pytest.raises(TypeError, match="`loss_fn` must be given batches") as caught:
+        delta_of(tuner_of(model), data, evaluation=data[0])
+    assert caught.value.__notes__ == ["autolr: raised by the first evaluation batch, float32 [8, 3]."]
 
 
 def test_integer_inputs_to_a_float_model_are_refused(model, data):

@@ -1,11 +1,46 @@
-"""The global random generators that a training step can draw from: torch's, NumPy's and Python's."""
+"""The random generators that a training step can draw from: the global ones, and those that the user's objects hold."""
 
 import random
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+
+GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+
+
+def is_generator(value: object) -> bool:
+    """Return whether this is a random generator with a state; that of the operating system has none."""
+    return isinstance(value, GENERATORS) and not isinstance(value, random.SystemRandom)
+
+
+def state_access(generator: Any) -> tuple[Callable[[], Any], Callable[[Any], object]]:
+    """Return the functions that get and put the state of a generator."""
+    if isinstance(generator, torch.Generator):
+        return generator.get_state, generator.set_state
+    if isinstance(generator, random.Random):
+        return generator.getstate, generator.setstate
+    if isinstance(generator, np.random.RandomState):
+        return partial(generator.get_state, legacy=False), generator.set_state
+    bits = generator.bit_generator
+    return partial(getattr, bits, "state"), partial(setattr, bits, "state")
+
+
+def seeded_state(generator: Any, seed: np.random.SeedSequence) -> Any:
+    """Return a state for a generator that is made of ``seed`` and its kind alone; the generator is left alone."""
+    if isinstance(generator, torch.Generator):
+        return torch.Generator(generator.device).manual_seed(_integer(seed)).get_state()
+    if isinstance(generator, random.Random):
+        return random.Random(_integer(seed)).getstate()
+    legacy = isinstance(generator, np.random.RandomState)
+    state = type(generator._bit_generator if legacy else generator.bit_generator)(seed).state
+    return {**state, "has_gauss": 0, "gauss": 0.0} if legacy else state
+
+
+def _integer(seed: np.random.SeedSequence) -> int:
+    return int(seed.generate_state(1, np.uint64)[0])
 
 
 def accelerators(devices: Iterable[torch.device]) -> list[torch.device]:
@@ -37,14 +72,20 @@ def capture_random_state(devices: Iterable[torch.device]) -> Callable[[], None]:
 
 
 class ForkedRandomness:
-    """The global generators, moved to a state that depends on a row's number only, and back to it at will.
+    """Random generators, moved to a state that depends on a row's number only, and back to it at will.
 
     Every loss of a row starts from the same state (common random numbers), so that all rates see the same dropout
     masks. The caller captures the user's own state before and restores it afterwards.
+
+    Args:
+        devices: The devices in use, whose global generators are moved with torch's, NumPy's and Python's.
+        generators: Generators that the user's loss or dataset holds, moved too; their order is part of their states.
     """
 
-    def __init__(self, devices: Iterable[torch.device]) -> None:
+    def __init__(self, devices: Iterable[torch.device], generators: Iterable[object] = ()) -> None:
         self._devices = accelerators(devices)
+        self._generators = list({id(generator): generator for generator in generators}.values())
+        self._rewinds: list[Callable[[], object]] = []
         self._rewind_numpy = True
 
     def fork(self, seed: np.random.SeedSequence) -> None:
@@ -62,6 +103,10 @@ class ForkedRandomness:
             "gauss": 0.0,
         }
         self._rewind_numpy = True
+        self._rewinds = []
+        for index, generator in enumerate(self._generators):
+            child = np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, index))
+            self._rewinds.append(partial(state_access(generator)[1], seeded_state(generator, child)))
         self.rewind()
 
     def rewind(self) -> None:
@@ -72,6 +117,8 @@ class ForkedRandomness:
         random.setstate(self._python_state)
         if self._rewind_numpy:
             np.random.set_state(self._numpy_state)  # noqa: NPY002
+        for rewind in self._rewinds:
+            rewind()
 
     def leave_numpy_if_unused(self) -> None:
         """After a first loss of a row: rewind NumPy from now on only if that loss drew from it.

@@ -1,6 +1,7 @@
 """Row after row: each subsample is probed at every rate, by the fastest engine that verifies."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import numpy as np
 
 from autolr._typing import Batch, EngineName, FloatArray
 from autolr._validation import invalid
-from autolr.probing.line import LineProbe
+from autolr.probing.line import LOSS_TOLERANCE, LineProbe
 from autolr.probing.start import Start
 from autolr.probing.step import probe_by_steps
 
@@ -31,6 +32,8 @@ class ProbedRows:
         engine: The engine that made them.
         engine_reason: Why this engine.
         out_of_time: Whether the clock stopped the rows.
+        repeatable: Whether the loss of the first row was the same when it was computed again; where not, rates are
+            compared across noise of the loss's own.
     """
 
     loss_pre: FloatArray
@@ -38,6 +41,7 @@ class ProbedRows:
     engine: str
     engine_reason: str
     out_of_time: bool
+    repeatable: bool = True
 
 
 def probe_rows(
@@ -53,7 +57,7 @@ def probe_rows(
     """Probe the rows in their order, until they, the data or the time end.
 
     The line engine is verified on the first row, before it is used, and on the last one; where it fails, the reference
-    engine probes all rows.
+    engine probes all rows. A loss that is not the same when computed again, on the first row, is logged as a warning.
 
     Args:
         start: Where every probe starts.
@@ -72,13 +76,15 @@ def probe_rows(
         ValueError: If a loss before the step is not finite.
     """
     step = partial(probe_by_steps, start, learning_rates)
-    probe = partial(_probe, draw=draw, rows=rows, deadline=deadline, progress=progress)
+    first = draw(rows[0])
+    repeatable = first is None or _is_repeatable(start, first[1])
+    probe = partial(_probe, draw=draw, rows=rows, deadline=deadline, progress=progress, repeatable=repeatable)
     if engine == "step":
         return probe(step, engine="step", reason="asked for")
     if engine == "auto" and len(learning_rates) == 1:
         return probe(step, engine="step", reason="one rate needs one step")
     line = LineProbe(start, learning_rates)
-    objection = _objection(line, draw(rows[0]))
+    objection = _objection(line, first)
     if objection is None:
         probed = probe(line, engine="line", reason="verified against real steps on the first and the last row")
         objection = _objection(line, draw(rows[len(probed.loss_pre) - 1]))
@@ -89,12 +95,38 @@ def probe_rows(
     return probe(step, engine="step", reason=f"the line engine stepped aside: {objection}")
 
 
+def _is_repeatable(start: Start, batch: Batch) -> bool:
+    """Return whether the loss at the start is the same twice, to the tolerance of the line engine's gate."""
+    losses = []
+    for _ in range(2):
+        start.restore()
+        losses.append(start.loss(batch))
+    start.restore()
+    first, second = losses
+    if math.isfinite(first) and math.isfinite(second):
+        allowed = max(LOSS_TOLERANCE, 8.0 * start.objective.epsilon) * max(abs(first), 1.0)
+        repeatable = abs(first - second) <= allowed
+    else:
+        repeatable = math.isfinite(first) == math.isfinite(second)
+    if not repeatable:
+        logger.warning("The loss is not repeatable: from one state it is %.8g, then %.8g.", first, second)
+    return repeatable
+
+
 def _objection(line: LineProbe, batches: tuple[Batch, Batch] | None) -> str | None:
     return "there is no data" if batches is None else line.objection(*batches)
 
 
 def _probe(
-    probe: Probe, *, draw: Draw, rows: range, deadline: float | None, progress: Progress, engine: str, reason: str
+    probe: Probe,
+    *,
+    draw: Draw,
+    rows: range,
+    deadline: float | None,
+    progress: Progress,
+    repeatable: bool,
+    engine: str,
+    reason: str,
 ) -> ProbedRows:
     loss_pre: list[float] = []
     loss_post: list[FloatArray] = []
@@ -106,7 +138,8 @@ def _probe(
             break
         pre, post = probe(*batches)
         if not np.isfinite(pre):
-            raise ValueError(invalid("loss_pre", f"be finite in every subsample (see subsample {row})", pre))
+            where = f"be finite in every subsample (subsample {row}: NaN or inf in X, Y or the weights?)"
+            raise ValueError(invalid("loss_pre", where, pre))
         loss_pre.append(pre)
         loss_post.append(post)
-    return ProbedRows(np.array(loss_pre), np.array(loss_post), engine, reason, out_of_time)
+    return ProbedRows(np.array(loss_pre), np.array(loss_post), engine, reason, out_of_time, repeatable)

@@ -1,6 +1,5 @@
 """Everything of the user's that a probe can touch, remembered in memory and put back in place, bit for bit."""
 
-import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -12,12 +11,11 @@ import torch
 from torch import nn
 
 from autolr.probing.held import held_modules
-from autolr.probing.random_state import capture_random_state
+from autolr.probing.random_state import capture_random_state, is_generator, state_access
 
 # puts something back, and returns whether it had changed; of a tensor's values it does not know (False)
 Restore = Callable[[], bool]
 
-_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 _HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
 _ATTEMPTS = 20
 
@@ -28,8 +26,12 @@ class Snapshot:
     Remembered, at any depth: of modules and optimizers all attributes (and so parameters, buffers, modes, moments,
     rates, counters), and the modules that an optimizer's hooks hold (an average of the weights); of dicts, lists, sets
     and deques the content; of arrays the values; of tensors the values, the storage and ``requires_grad``; of random
-    generators the state. All these keep their identity. Objects of other types are kept by reference. Gradients are
-    taken off by :meth:`restore`, as a start of one's own gradients, and put back by :meth:`restore_gradients`.
+    generators the state. All these keep their identity. Gradients are taken off by :meth:`restore`, as a start of one's
+    own gradients, and put back by :meth:`restore_gradients`.
+
+    Not remembered is what lies behind objects of other types, which are kept by reference: the attributes of an object
+    that is no module; the tensors, lists and counters that a hook or a forward closes over or names. (Of those, the
+    random generators can be found by ``held_generators`` and handed to :func:`preserved_state`.)
 
     Args:
         *objects: The objects, usually a model and its optimizer. Random generators among them are left out: data may
@@ -44,7 +46,7 @@ class Snapshot:
         self.tensors: list[torch.Tensor] = []
         self._restores: list[Restore] = []
         self._alive: dict[int, object] = {id(tensor): tensor for tensor in leave}  # an id needs its object's life
-        pending = [value for value in objects if not isinstance(value, _GENERATORS)]
+        pending = [value for value in objects if not is_generator(value)]
         while pending:
             value = pending.pop()
             if id(value) not in self._alive:
@@ -102,7 +104,7 @@ class Snapshot:
             return value
         elif isinstance(value, np.ndarray) and value.flags.writeable:
             self._restores.append(_array_restore(value))
-        elif isinstance(value, _GENERATORS):
+        elif is_generator(value):
             self._restores.append(_generator_restore(value))
         return ()
 
@@ -128,7 +130,7 @@ def preserved_state(*objects: object, devices: Iterable[torch.device] = ()) -> I
     tracked = tuple(tensor for tensor in snapshot.tensors if not tensor.is_inference())
     versions = tuple(tensor._version for tensor in tracked)
     restore_random_state = capture_random_state(devices)
-    generators = [_generator_restore(value) for value in objects if isinstance(value, _GENERATORS)]
+    generators = [_generator_restore(value) for value in objects if is_generator(value)]
 
     def put_back() -> None:
         _call_each(
@@ -283,17 +285,7 @@ def _array_restore(value: np.ndarray[Any, Any]) -> Restore:
 
 
 def _generator_restore(generator: Any) -> Restore:
-    get: Callable[[], Any]
-    put: Callable[[Any], object]
-    if isinstance(generator, torch.Generator):
-        get, put = generator.get_state, generator.set_state
-    elif isinstance(generator, random.Random):
-        get, put = generator.getstate, generator.setstate
-    elif isinstance(generator, np.random.RandomState):
-        get, put = partial(generator.get_state, legacy=False), generator.set_state
-    else:
-        bits = generator.bit_generator
-        get, put = partial(getattr, bits, "state"), partial(setattr, bits, "state")
+    get, put = state_access(generator)
     state: Any = get()
 
     def restore() -> bool:

@@ -9,7 +9,7 @@ from autolr._validation import invalid
 from autolr.probing.start import Start
 
 
-def warm_up(start: Start, batches: Iterator[Batch]) -> int:
+def warm_up(start: Start, batches: Iterator[Batch], warmup_steps: int) -> int:
     """Take the optimizer's step with the gradient of each batch, at the start's weights, and put the weights back.
 
     Momentum and Adam-type state is empty at the start of a training, and their first step is then not like the others.
@@ -17,6 +17,7 @@ def warm_up(start: Start, batches: Iterator[Batch]) -> int:
     Args:
         start: The start; its optimizer's state is changed, its weights are not.
         batches: The subsamples, one a step.
+        warmup_steps: The number of steps asked for; fewer where the batches end.
 
     Returns:
         The number of steps taken.
@@ -25,9 +26,8 @@ def warm_up(start: Start, batches: Iterator[Batch]) -> int:
         ValueError: If the optimizer keeps the rate in its state (ASGD, Rprop, LBFGS), so that the state would belong to
             one rate. Found by two first steps at different rates, whose states must be equal.
     """
-    refusal = invalid(
-        "warmup_steps", "be 0 for an optimizer with the rate in its state", type(start.optimizer).__name__
-    )
+    name = type(start.optimizer).__name__
+    refusal = invalid("warmup_steps", f"be 0 for {name}, which keeps the rate in its state", warmup_steps)
     learning_rate = start.base[0]
     num_steps = 0
     origin = [(parameter, parameter.detach().clone()) for parameter in start.objective.parameters]

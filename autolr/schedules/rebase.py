@@ -9,6 +9,7 @@ import torch
 from torch.optim.lr_scheduler import (
     CosineAnnealingLR,
     CosineAnnealingWarmRestarts,
+    CyclicLR,
     LRScheduler,
     OneCycleLR,
     SequentialLR,
@@ -18,6 +19,7 @@ from autolr._validation import check_real, invalid
 
 Rate: TypeAlias = float | torch.Tensor
 _PER_GROUP = ("base_lrs", "max_lrs", "_last_lr")
+_ONE_CYCLE = ("initial_lr", "max_lr", "min_lr")  # OneCycleLR keeps its limits in the groups
 
 
 def rebase_scheduler(scheduler: LRScheduler, learning_rate: float) -> None:
@@ -25,15 +27,17 @@ def rebase_scheduler(scheduler: LRScheduler, learning_rate: float) -> None:
 
     With :math:`b` the base rate of the first parameter group, every rate that belongs to the schedule is multiplied by
     :math:`\mathrm{learning\_rate} / b`: the scheduler's base rates, each group's ``lr`` and ``initial_lr``, and the
-    upper limits of :class:`~torch.optim.lr_scheduler.CyclicLR` and :class:`~torch.optim.lr_scheduler.OneCycleLR`. The
-    groups keep their ratios, and the schedule its place: no step is taken. Inside of
+    limits of :class:`~torch.optim.lr_scheduler.CyclicLR` and :class:`~torch.optim.lr_scheduler.OneCycleLR`. The groups
+    keep their ratios, and the schedule its place: no step is taken. Momentum that is cycled stays as it is. Inside of
     :class:`~torch.optim.lr_scheduler.SequentialLR` and :class:`~torch.optim.lr_scheduler.ChainedScheduler` every
     scheduler is moved, and the optimizer once.
 
-    The base rate is what the scheduler starts from: of ``OneCycleLR`` the initial rate (the peak divided by
-    ``div_factor``), of ``CyclicLR`` the lower limit, of a sequence or a chain that of its first scheduler. A
-    ``ReduceLROnPlateau`` does not know its own: it is the group's ``initial_lr``, or else the present ``lr``, which is
-    then set to ``learning_rate`` also where it has been reduced before.
+    The base rate is what the scheduler scales, ``base_lrs``. Of ``OneCycleLR`` and ``CyclicLR`` it is the peak, the
+    largest of the limits: the schedule rises to ``learning_rate`` and not above, from an initial rate or lower limit
+    that is the same share of it as before. Of a sequence or a chain it is that of its first scheduler, which says
+    nothing about how high a later cycle rises. A ``ReduceLROnPlateau`` does not know its own: it is the group's
+    ``initial_lr``, or else the present ``lr``, which is then set to ``learning_rate`` also where it has been reduced
+    before.
 
     Absolute floors stay where they are (``eta_min`` of the cosine schedules, ``min_lr`` of ``ReduceLROnPlateau``); the
     present rate of a cosine schedule keeps its relative height above the floor.
@@ -41,7 +45,7 @@ def rebase_scheduler(scheduler: LRScheduler, learning_rate: float) -> None:
     Args:
         scheduler: An attached scheduler of :mod:`torch.optim.lr_scheduler`, or a subclass. Changed in place, and so are
             its optimizer's groups: rates that are tensors are filled, others become Python floats.
-        learning_rate: The new base rate of the first group, positive.
+        learning_rate: The new base rate of the first group (of a cycle: the new peak), positive.
 
     Raises:
         TypeError: If ``scheduler`` is not a torch scheduler, or ``learning_rate`` is not a number.
@@ -55,6 +59,13 @@ def rebase_scheduler(scheduler: LRScheduler, learning_rate: float) -> None:
         >>> rebase_scheduler(scheduler, 0.4)
         >>> scheduler.base_lrs, optimizer.param_groups[0]["lr"]
         ([0.4], 0.2)
+
+        A cycle peaks at the new rate, a tenth of the old peak of 1, and starts at a tenth of 1 / 25:
+
+        >>> cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1.0, total_steps=9, cycle_momentum=False)
+        >>> rebase_scheduler(cycle, 0.1)
+        >>> round(optimizer.param_groups[0]["max_lr"], 6), round(optimizer.param_groups[0]["lr"], 6)
+        (0.1, 0.004)
     """
     if not isinstance(scheduler, LRScheduler):
         raise TypeError(invalid("scheduler", "be a torch.optim.lr_scheduler.LRScheduler", scheduler))
@@ -68,7 +79,7 @@ def rebase_scheduler(scheduler: LRScheduler, learning_rate: float) -> None:
 
     keys = ["initial_lr"]
     if any(isinstance(member, OneCycleLR) for member in members):
-        keys += ["max_lr", "min_lr"]
+        keys = list(_ONE_CYCLE)
     present = _present_rates(scheduler, scaled)
     updates = [(group, {key: scaled(group[key]) for key in keys if key in group}) for group in groups]
     # NOTE: all values are known before the first is written: groups may share one tensor.
@@ -99,12 +110,19 @@ def _running(scheduler: LRScheduler) -> Iterator[LRScheduler]:
 
 
 def _base_rate(members: list[LRScheduler], group: dict[str, Any]) -> float:
-    for member in members:
-        if getattr(member, "base_lrs", None):
-            base = float(member.base_lrs[0])
-            break
+    """Return the base rate of the first scheduler that has one, else that of the group."""
+    first = next((member for member in members if getattr(member, "base_lrs", None)), None)
+    rates: list[Rate]
+    if first is None:
+        rates = [group.get("initial_lr", group["lr"])]
+    elif isinstance(first, OneCycleLR):
+        # NOTE: the peak, so that a tuned rate is never exceeded; of a cycle upside down it is not `max_lr`.
+        rates = [group[key] for key in _ONE_CYCLE]
+    elif isinstance(first, CyclicLR):
+        rates = [first.base_lrs[0], first.max_lrs[0]]
     else:
-        base = float(group.get("initial_lr", group["lr"]))
+        rates = [first.base_lrs[0]]
+    base = max(float(rate) for rate in rates)
     if not (math.isfinite(base) and base > 0.0):
         raise ValueError(invalid("scheduler", "have a positive base rate in its first parameter group", base))
     return base

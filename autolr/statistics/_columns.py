@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from autolr._typing import BoolArray, FloatArray, IntArray
-from autolr._validation import check_delta, invalid
+from autolr._validation import check_array, check_delta
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,13 +87,17 @@ def describe(delta: FloatArray, *, resolution: float | FloatArray = 0.0) -> Colu
 def check_probes(value: ArrayLike, *, minimum: int = 2) -> FloatArray:
     """Return ``delta`` as :func:`~autolr._validation.check_delta` does, but let NaN (not probed) pass.
 
+    Args:
+        value: Loss differentials, shape ``(M, K)``; ``inf``: diverged, NaN: not probed.
+        minimum: Smallest M.
+
+    Returns:
+        A float64 copy.
+
     Raises:
-        TypeError: If the values are not numbers.
+        TypeError: If the values are not real numbers (strings, bools and complex numbers are none).
         ValueError: If the shape is another, a value is -inf, or there are too few rows.
     """
-    try:
-        delta = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise TypeError(invalid("delta", "be an array of real numbers", value)) from error
+    delta = check_array("delta", value)
     check_delta(np.where(np.isnan(delta), 0.0, delta), minimum=minimum)
     return delta

@@ -8,6 +8,27 @@ from autolr._validation import check_confidence_level, check_delta, check_intege
 from autolr.statistics._columns import finite_columns
 from autolr.statistics._comparisons import Comparison, Comparisons
 
+# Rows from which the set of best rates is found by the multivariate t.
+ROWS_FOR_MVT = 50
+
+
+def default_method(num_subsamples: int) -> BestSetMethod:
+    """Choose the method of :func:`best_set` and :func:`regret_bound` by the number of rows.
+
+    The studentized one below 50, where the multivariate t's normal approximation is rough; the faster one from there.
+
+    Args:
+        num_subsamples: Number of rows :math:`M`.
+
+    Returns:
+        Name of the method.
+
+    Example:
+        >>> default_method(49), default_method(50)
+        ('studentized', 'mvt')
+    """
+    return "mvt" if num_subsamples >= ROWS_FOR_MVT else "studentized"
+
 
 def best_set(
     delta: ArrayLike,

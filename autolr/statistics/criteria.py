@@ -80,6 +80,16 @@ def choose(delta: ArrayLike, method: Method = "mean", **options: Any) -> Choice:
 def mean(delta: ArrayLike) -> FloatArray:
     r"""Score by the mean :math:`m`; the general default.
 
+    Args:
+        delta: Loss differentials, in units of the loss, shape ``(M, K)``; ``inf``: diverged, NaN: not probed.
+
+    Returns:
+        Scores, in units of the loss, shape ``(K,)``; ``inf`` where a probe diverged or is missing.
+
+    Raises:
+        TypeError: If the values are not real numbers.
+        ValueError: If there are fewer than two rows, the shape is another, or a value is -inf.
+
     Example:
         >>> mean([[1.0, -1.0, np.inf], [3.0, -2.0, -9.0]])
         array([ 2. , -1.5, inf])
@@ -89,6 +99,17 @@ def mean(delta: ArrayLike) -> FloatArray:
 
 def median(delta: ArrayLike) -> FloatArray:
     """Score by the median, in which a diverged probe counts as the largest value.
+
+    Args:
+        delta: Loss differentials, in units of the loss, shape ``(M, K)``; ``inf``: diverged, NaN: not probed.
+
+    Returns:
+        Scores, in units of the loss, shape ``(K,)``; ``inf`` where at least half of the probes diverged or one is
+        missing.
+
+    Raises:
+        TypeError: If the values are not real numbers.
+        ValueError: If there are fewer than two rows, the shape is another, or a value is -inf.
 
     Example:
         >>> median([[1.0, -1.0, np.inf], [3.0, -2.0, -9.0], [3.0, np.nan, -9.0]])
@@ -103,6 +124,18 @@ def median(delta: ArrayLike) -> FloatArray:
 def variance_penalized(delta: ArrayLike, *, penalty: float = 1.0) -> FloatArray:
     r"""Score by :math:`m + \lambda s`, with the penalty :math:`\lambda \ge 0`; its target is not the smallest mean.
 
+    Args:
+        delta: Loss differentials, in units of the loss, shape ``(M, K)``; ``inf``: diverged, NaN: not probed.
+        penalty: Weight :math:`\lambda` of the standard deviation.
+
+    Returns:
+        Scores, in units of the loss, shape ``(K,)``; ``inf`` where a probe diverged or is missing.
+
+    Raises:
+        TypeError: If the values, or ``penalty``, are not real numbers.
+        ValueError: If there are fewer than two rows, the shape is another, a value is -inf, or ``penalty`` is negative
+            or not finite.
+
     Example:
         >>> variance_penalized([[-1.0, -1.0], [-3.0, -1.0]], penalty=2.0).round(3)
         array([ 0.828, -1. ])
@@ -115,6 +148,18 @@ def variance_penalized(delta: ArrayLike, *, penalty: float = 1.0) -> FloatArray:
 
 def ucb(delta: ArrayLike, *, confidence_level: float = 0.95) -> FloatArray:
     r"""Score by the one-sided upper confidence bound :math:`m + t_{M-1,\gamma}\, s / \sqrt{M}`; cautious.
+
+    Args:
+        delta: Loss differentials, in units of the loss, shape ``(M, K)``; ``inf``: diverged, NaN: not probed.
+        confidence_level: Coverage :math:`\gamma \in (0, 1)` of the bound.
+
+    Returns:
+        Scores, in units of the loss, shape ``(K,)``; ``inf`` where a probe diverged or is missing.
+
+    Raises:
+        TypeError: If the values, or ``confidence_level``, are not real numbers.
+        ValueError: If there are fewer than two rows, the shape is another, a value is -inf, or ``confidence_level`` is
+            outside (0, 1).
 
     Example:
         With two rows t is Cauchy, and its 75% point 1:
@@ -134,9 +179,19 @@ def one_se(delta: ArrayLike) -> FloatArray:
     A rate :math:`j` qualifies if the mean of the paired differences to the column with the smallest mean is at most
     the standard error of that mean, :math:`\bar D_j \le s(D_j) / \sqrt{M}`.
 
+    Args:
+        delta: Loss differentials, in units of the loss, shape ``(M, K)``; ``inf``: diverged, NaN: not probed.
+
+    Returns:
+        Column numbers, shape ``(K,)``; ``inf`` where not within the standard error, or a probe diverged or is missing.
+
+    Raises:
+        TypeError: If the values are not real numbers.
+        ValueError: If there are fewer than two rows, the shape is another, or a value is -inf.
+
     References:
         Breiman, Friedman, Olshen and Stone (1984). Classification and regression trees. Wadsworth. (Their rule takes
-        the standard error of the smallest mean; the paired one is smaller.)
+        the standard error of the smallest mean; the paired one is usually smaller.)
 
     Example:
         The differences to the second column are 0, 1 and 2, 2:
@@ -159,6 +214,19 @@ def variance(delta: ArrayLike, *, confidence_level: float = 0.95) -> FloatArray:
 
     Without the condition the smallest rate, which changes nothing, would always win.
 
+    Args:
+        delta: Loss differentials, in units of the loss, shape ``(M, K)``; ``inf``: diverged, NaN: not probed.
+        confidence_level: Coverage :math:`\gamma \in (0, 1)` of the bound.
+
+    Returns:
+        Scores, in units of the loss, shape ``(K,)``; ``inf`` where the bound is not below 0, or a probe diverged or is
+        missing.
+
+    Raises:
+        TypeError: If the values, or ``confidence_level``, are not real numbers.
+        ValueError: If there are fewer than two rows, the shape is another, a value is -inf, or ``confidence_level`` is
+            outside (0, 1).
+
     Example:
         >>> variance([[0.0, -2.0, -4.0], [0.0, -2.1, -4.2]])
         array([ inf, 0.07071068, 0.14142136])
@@ -171,6 +239,16 @@ def max(delta: ArrayLike) -> FloatArray:  # noqa: A001 (the public name of the m
     """Score by the number of larger rates, where no subsample's loss rose: the largest such rate wins.
 
     It is a bound on stable rates, not a good rate: where no loss rises any more, most of the gain is lost too.
+
+    Args:
+        delta: Loss differentials, in units of the loss, shape ``(M, K)``; ``inf``: diverged, NaN: not probed.
+
+    Returns:
+        Numbers of larger rates, shape ``(K,)``; ``inf`` where a loss rose, or a probe diverged or is missing.
+
+    Raises:
+        TypeError: If the values are not real numbers.
+        ValueError: If there are fewer than two rows, the shape is another, or a value is -inf.
 
     Example:
         >>> max([[-1.0, -2.0, -4.0], [-1.0, 0.0, 0.5]])

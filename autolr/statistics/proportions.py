@@ -27,7 +27,7 @@ def binomial_interval(
         Lower and upper ends, of the broadcast shape.
 
     Raises:
-        TypeError: If the counts are not integers.
+        TypeError: If the counts are not integers, or ``confidence_level`` is not a number.
         ValueError: If a count is negative or above its number of trials, or ``confidence_level`` is outside (0, 1).
 
     References:
@@ -50,7 +50,19 @@ def binomial_interval(
 def binomial_upper_bound(successes: ArrayLike, trials: ArrayLike, *, confidence_level: float = 0.95) -> FloatArray:
     r"""One-sided Clopper-Pearson bound: the :math:`\gamma` quantile of :math:`\mathrm{Beta}(x + 1, n - x)`.
 
-    Arguments and errors are those of :func:`binomial_interval`, the result is of the broadcast shape.
+    It covers at least :math:`\gamma` whatever the probability is, for independent trials.
+
+    Args:
+        successes: Counts :math:`x`, of any shape that broadcasts with ``trials``.
+        trials: Numbers of trials :math:`n`; for 0 the bound is 1.
+        confidence_level: Nominal coverage :math:`\gamma \in (0, 1)`.
+
+    Returns:
+        The bound, of the broadcast shape.
+
+    Raises:
+        TypeError: If the counts are not integers, or ``confidence_level`` is not a number.
+        ValueError: If a count is negative or above its number of trials, or ``confidence_level`` is outside (0, 1).
 
     Example:
         No divergence in 100 probes: the bound solves (1 - p)^100 = 0.05, "the rule of three".

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from autolr._typing import BestSetMethod, BoolArray, FloatArray, IntArray, IntervalMethod, Rng
+from autolr._typing import BoolArray, FloatArray, IntArray, IntervalMethod, Rng
 from autolr._validation import (
     check_confidence_level,
     check_integer,
@@ -17,7 +17,7 @@ from autolr._validation import (
 )
 from autolr.statistics._columns import check_probes, describe
 from autolr.statistics.bands import simultaneous_band
-from autolr.statistics.best_set import best_set
+from autolr.statistics.best_set import best_set, default_method
 from autolr.statistics.intervals import (
     bca_interval,
     bootstrap_t_interval,
@@ -26,9 +26,6 @@ from autolr.statistics.intervals import (
     t_interval,
 )
 from autolr.statistics.proportions import binomial_interval, binomial_upper_bound
-
-# Rows from which the set of best rates is found by the multivariate t.
-ROWS_FOR_MVT = 50
 
 _RESAMPLED: dict[str, Callable[..., tuple[FloatArray, FloatArray]]] = {
     "bootstrap-t": bootstrap_t_interval,
@@ -121,9 +118,12 @@ def summarize(
         band_ends[:, complete] = simultaneous_band(
             values[:, complete], confidence_level=level, num_resamples=num_resamples, rng=seed
         )
-        method: BestSetMethod = "mvt" if values.shape[0] >= ROWS_FOR_MVT else "studentized"
         inside[complete] = best_set(
-            values[:, complete], confidence_level=level, method=method, num_resamples=num_resamples, rng=seed
+            values[:, complete],
+            confidence_level=level,
+            method=default_method(values.shape[0]),
+            num_resamples=num_resamples,
+            rng=seed,
         )
 
     with np.errstate(invalid="ignore"):  # no row, no share

@@ -8,6 +8,7 @@ import torch
 from engine_cases import classes, cross_entropy, mlp
 
 from autolr.param_groups import base_learning_rates
+from autolr.probing import rows
 from autolr.probing.objective import Objective
 from autolr.probing.random_state import ForkedRandomness
 from autolr.probing.rows import probe_rows
@@ -68,6 +69,28 @@ def test_the_line_is_verified_on_the_first_and_the_last_row(start):
     probed = probe_rows(start, RATES, draw_from(start, 3, drawn), range(3), engine="auto")
     assert drawn == [0, 0, 1, 2, 2]
     assert probed.engine_reason == "verified against real steps on the first and the last row"
+
+
+LOSSES = {
+    "the same": ([0.3, 0.3], True),
+    "the same to rounding": ([1e3, 1e3 + 9e-4], True),
+    "another": ([0.3, 0.3 + 2e-6], False),
+    "infinite at first": ([np.inf, 0.3], False),
+    "NaN at last": ([0.3, np.nan], False),
+    "never finite": ([np.inf, np.nan], True),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_is_computed_twice_to_see_whether_it_is_repeatable(start, name, caplog, monkeypatch):
+    losses, repeatable = LOSSES[name]
+    monkeypatch.setattr(rows, "probe_by_steps", lambda *_: (1.0, np.ones(2)))
+    remaining = list(losses)
+    monkeypatch.setattr(Objective, "loss", lambda *_: remaining.pop(0))
+    probed = probe_rows(start, RATES, draw_from(start, 2), range(2), engine="step")
+    assert probed.repeatable is repeatable
+    assert remaining == []
+    assert ("The loss is not repeatable: from one state it is" in caplog.text) is not repeatable
 
 
 def test_no_data_is_no_reason_to_use_the_line(start):

@@ -10,7 +10,8 @@ from torch.optim.swa_utils import SWALR
 
 from autolr.schedules import rebase_scheduler
 
-OLD, NEW, RATIO = 0.1, 0.037, 0.25  # first group's base rate before and after; the second group's share of it
+# first group's base rate (of a cycle: peak) before and after; the second group's share of it
+OLD, NEW, RATIO = 0.1, 0.037, 0.25
 
 
 def _warmup_then(optimizer, make):
@@ -34,16 +35,25 @@ SCHEDULERS = {
     "CosineAnnealingWarmRestarts with a floor": lambda o, _: lr_scheduler.CosineAnnealingWarmRestarts(
         o, T_0=3, eta_min=1e-3
     ),
-    "OneCycleLR": lambda o, base: lr_scheduler.OneCycleLR(o, max_lr=[25.0 * base, 25.0 * RATIO * base], total_steps=20),
+    "OneCycleLR": lambda o, base: lr_scheduler.OneCycleLR(o, max_lr=[base, RATIO * base], total_steps=20),
     "OneCycleLR in three phases": lambda o, base: lr_scheduler.OneCycleLR(
-        o, max_lr=[25.0 * base, 25.0 * RATIO * base], total_steps=20, three_phase=True, anneal_strategy="linear"
+        o, max_lr=[base, RATIO * base], total_steps=20, three_phase=True, anneal_strategy="linear"
     ),
     "CyclicLR": lambda o, base: lr_scheduler.CyclicLR(
-        o, base_lr=[base, RATIO * base], max_lr=[5.0 * base, 3.0 * base], step_size_up=3, mode="triangular2"
+        o, base_lr=[0.2 * base, RATIO * base], max_lr=[base, 0.6 * base], step_size_up=3, mode="triangular2"
     ),
+    "CyclicLR from 0": lambda o, base: lr_scheduler.CyclicLR(o, base_lr=0.0, max_lr=[base, base], step_size_up=3),
     "SequentialLR": lambda o, _: _warmup_then(o, lambda o: lr_scheduler.CosineAnnealingLR(o, T_max=12)),
     "SequentialLR with a floor": lambda o, _: _warmup_then(
         o, lambda o: lr_scheduler.CosineAnnealingLR(o, T_max=6, eta_min=1e-3)
+    ),
+    "SequentialLR from a cycle": lambda o, base: lr_scheduler.SequentialLR(
+        o,
+        [
+            lr_scheduler.OneCycleLR(o, max_lr=[base, RATIO * base], total_steps=6),
+            lr_scheduler.ConstantLR(o, factor=0.25, total_iters=3),
+        ],
+        milestones=[6],
     ),
     "ChainedScheduler": lambda o, _: lr_scheduler.ChainedScheduler(
         [lr_scheduler.ConstantLR(o, factor=0.1, total_iters=4), lr_scheduler.ExponentialLR(o, gamma=0.9)]
@@ -52,6 +62,12 @@ SCHEDULERS = {
         [
             _warmup_then(o, lambda o: lr_scheduler.StepLR(o, step_size=2, gamma=0.5)),
             lr_scheduler.ExponentialLR(o, gamma=0.9),
+        ]
+    ),
+    "ChainedScheduler from a cycle": lambda o, base: lr_scheduler.ChainedScheduler(
+        [
+            lr_scheduler.CyclicLR(o, base_lr=0.2 * base, max_lr=base, step_size_up=3),
+            lr_scheduler.MultiplicativeLR(o, lambda _: 0.9),
         ]
     ),
 }
@@ -101,6 +117,45 @@ def test_rebasing_forth_and_back_changes_nothing(make):
     for step in itertools.islice(itertools.cycle([NEW, OLD]), 8):
         rebase_scheduler(scheduler, step)
     np.testing.assert_allclose(run(optimizer, scheduler, 9), run(untouched_optimizer, untouched, 9), rtol=1e-12)
+
+
+CYCLES = {
+    "OneCycleLR": lambda o: lr_scheduler.OneCycleLR(o, max_lr=OLD, total_steps=20),
+    "OneCycleLR upside down": lambda o: lr_scheduler.OneCycleLR(o, max_lr=OLD, total_steps=20, div_factor=0.5),
+    "CyclicLR": lambda o: lr_scheduler.CyclicLR(o, base_lr=0.1 * OLD, max_lr=OLD, step_size_up=5),
+    "CyclicLR upside down": lambda o: lr_scheduler.CyclicLR(o, base_lr=2.0 * OLD, max_lr=OLD, step_size_up=5),
+    "SequentialLR": lambda o: lr_scheduler.SequentialLR(
+        o, [lr_scheduler.OneCycleLR(o, max_lr=OLD, total_steps=12), lr_scheduler.ConstantLR(o)], milestones=[12]
+    ),
+    "ChainedScheduler": lambda o: lr_scheduler.ChainedScheduler(
+        [lr_scheduler.CyclicLR(o, base_lr=0.1 * OLD, max_lr=OLD, step_size_up=5), lr_scheduler.ConstantLR(o, 1.0)]
+    ),
+}
+
+
+@pytest.mark.parametrize("make", CYCLES.values(), ids=CYCLES.keys())
+def test_a_cycle_reaches_the_rate_that_was_asked_for_and_does_not_exceed_it(make):
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=3.0, momentum=0.9)
+    scheduler = make(optimizer)
+    rebase_scheduler(scheduler, NEW)
+    trace = [rates_of(optimizer)[0], *run(optimizer, scheduler, 18)[:, 0]]
+    assert max(trace) <= NEW * (1.0 + 1e-12)
+    assert max(trace) >= 0.95 * NEW  # the peak of OneCycleLR may be between two steps
+
+
+@pytest.mark.parametrize("name", ["OneCycleLR", "CyclicLR"])
+def test_momentum_that_is_cycled_stays_as_it_is(name):
+    momenta = []
+    for rebased in (False, True):
+        optimizer = make_optimizer(OLD)
+        scheduler = SCHEDULERS[name](optimizer, OLD)
+        run(optimizer, scheduler, 2)
+        if rebased:
+            rebase_scheduler(scheduler, NEW)
+        momenta.append([optimizer.param_groups[0]["momentum"]])
+        run(optimizer, scheduler, 3)
+        momenta[-1].append(optimizer.param_groups[0]["momentum"])
+    assert momenta[0] == momenta[1]
 
 
 @pytest.mark.parametrize("num_before", [0, 2, 5])
@@ -201,8 +256,12 @@ def test_what_is_not_a_scheduler_is_refused(wrong):
 
 @pytest.mark.parametrize(
     "make",
-    [lambda o: lr_scheduler.ExponentialLR(o, gamma=0.9), lr_scheduler.ReduceLROnPlateau],
-    ids=["ExponentialLR", "ReduceLROnPlateau"],
+    [
+        lambda o: lr_scheduler.ExponentialLR(o, gamma=0.9),
+        lr_scheduler.ReduceLROnPlateau,
+        lambda o: lr_scheduler.CyclicLR(o, base_lr=[0.0, RATIO * OLD], max_lr=[0.0, OLD]),
+    ],
+    ids=["ExponentialLR", "ReduceLROnPlateau", "CyclicLR"],
 )
 def test_a_base_rate_of_0_is_refused_and_nothing_changes(make):
     optimizer = make_optimizer(OLD)

@@ -5,6 +5,7 @@ from scipy import stats
 
 from autolr.statistics import best_set, regret_bound
 from autolr.statistics._comparisons import Comparisons
+from autolr.statistics.best_set import default_method
 
 METHODS = ["studentized", "mvt"]
 
@@ -61,6 +62,10 @@ def test_methods_agree_for_many_rows():
     delta = curves(5, num_rows=200, means=np.linspace(0.0, 0.5, 12))
     sets = [best_set(delta, method=method, rng=0) for method in METHODS]
     assert (sets[0] != sets[1]).sum() <= 1
+
+
+def test_default_method_is_the_fast_one_from_fifty_rows():
+    assert [default_method(num_rows) for num_rows in (2, 49, 50, 500)] == ["studentized"] * 2 + ["mvt"] * 2
 
 
 def test_skipping_far_rates_changes_nothing(monkeypatch):

@@ -110,8 +110,17 @@ def test_unknown_methods_and_options_are_refused(delta):
         choose(delta, "variance", confidence_level=2.0)
     with pytest.raises(ValueError, match="`delta` must be free of -inf"):
         choose([[-np.inf], [0.0]])
-    with pytest.raises(TypeError, match="`delta` must be an array of real numbers"):
-        choose([["a"], ["b"]])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [[["a"], ["b"]], [["1"], ["2"]], [[True], [False]], np.array([[1j], [2j]]), [[1.0], [None]], [[1.0], [1.0, 2.0]]],
+    ids=["words", "digits", "bools", "complex", "None", "ragged"],
+)
+@pytest.mark.parametrize("function", [choose, *criteria.CRITERIA.values(), max_stable_index])
+def test_what_is_no_matrix_of_real_numbers_is_refused(function, wrong):
+    with pytest.raises(TypeError, match="`delta` must be an array of real numbers, got "):
+        function(wrong)
 
 
 @settings(derandomize=True, deadline=None, max_examples=30)
