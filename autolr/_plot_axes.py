@@ -123,7 +123,8 @@ def place_legend(ax: "Axes", handles: "list[Artist]", *, gap: float, faint: str)
     def fits(num_columns: int) -> bool:
         return float(sum(column.max() for column in np.array_split(widths, num_columns))) <= room
 
-    num_columns = next((n for n in range(widths.size, 1, -1) if fits(n)), 1)
+    most = next((n for n in range(widths.size, 1, -1) if fits(n)), 1)
+    num_columns = math.ceil(widths.size / math.ceil(widths.size / most))  # rows of about one length
     shift = transforms.ScaledTranslation(0.0, gap / 72.0, ax.figure.dpi_scale_trans)
     legend = ax.legend(
         handles=handles,
