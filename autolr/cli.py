@@ -1,7 +1,6 @@
 """The command line: ``autolr demo``."""
 
 import argparse
-import contextlib
 import sys
 import warnings
 from collections.abc import Sequence
@@ -99,7 +98,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _report(result: TuningResult, options: argparse.Namespace, words: TextIO) -> int:
     """Print the table and the verdict, and write the files asked for."""
-    print(_interesting_rows(result).to_string(), end="\n\n", file=words)
+    print(_interesting_rows(result).to_string(float_format="{:.3g}".format), end="\n\n", file=words)
     status = 0
     try:
         with warnings.catch_warnings():
@@ -146,6 +145,4 @@ def _interesting_rows(result: TuningResult) -> pd.DataFrame:
     marks = np.where(table.loc[keep, "in_best_set"], " *", "")
     rows.index = pd.Index([f"{format_rate(rate)}{mark}" for rate, mark in zip(rows.index, marks, strict=True)])
     rows.index.name = "rate (* best)"
-    with contextlib.suppress(TypeError):
-        rows = rows.astype({"num_diverged": int})
-    return rows.round(4)
+    return rows

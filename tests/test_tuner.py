@@ -216,11 +216,24 @@ def test_integer_inputs_to_a_float_model_are_refused(model, data):
         delta_of(tuner_of(model), (torch.ones(60, 3, dtype=torch.int64), data[1]))
 
 
-def test_the_bar_is_shown_when_asked_for_and_not_without_a_terminal(model, data):
-    for progress, shown in ((True, True), (None, False), (False, False)):
-        with contextlib.redirect_stderr(io.StringIO()) as stream:
-            delta_of(tuner_of(model), data, progress=progress)
-        assert ("subsamples" in stream.getvalue()) == shown
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(
+    ("progress", "stream", "shown"),
+    [
+        (None, Terminal, True),
+        (None, io.StringIO, False),
+        (True, io.StringIO, True),
+        (False, Terminal, False),
+    ],
+)
+def test_the_bar_is_shown_on_a_terminal_or_when_asked_for(model, data, progress, stream, shown):
+    with contextlib.redirect_stderr(stream()) as written:
+        delta_of(tuner_of(model), data, progress=progress)
+    assert ("subsamples:" in written.getvalue()) == shown
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
