@@ -1,6 +1,5 @@
 """AutoLRTuner: data, subsamples, probes and result, wired together."""
 
-import platform
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -9,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import scipy
 import torch
 from numpy.typing import ArrayLike
 from torch import nn
@@ -17,22 +15,23 @@ from tqdm.auto import tqdm
 
 from autolr._typing import Batch, ComputeLoss, EngineName, LossFunction, Method, Rng, Sampling
 from autolr._validation import check_integer, check_rng, invalid
-from autolr._version import __version__
+from autolr._version import versions
 from autolr.batches import outline
 from autolr.differentials import LossDifferentials
 from autolr.errors import NotTunedError
 from autolr.grids import log_grid
 from autolr.param_groups import base_learning_rates
 from autolr.plan import Plan, make_plan
-from autolr.probing.held import held_generators
 from autolr.probing.objective import Objective
 from autolr.probing.random_state import ForkedRandomness
 from autolr.probing.rows import probe_rows
 from autolr.probing.start import Start
 from autolr.probing.state import Snapshot, preserved_state
+from autolr.probing.step import probe_by_steps
 from autolr.probing.warmup import warm_up
 from autolr.result import TuningResult
 from autolr.suggestion import Suggestion
+from autolr.training import check_training
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -91,23 +90,7 @@ class AutoLRTuner:
         device: torch.device | str | None = None,
         rng: Rng = None,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise TypeError(invalid("model", "be a torch.nn.Module", model))
-        if isinstance(loss_fn, torch.optim.Optimizer):
-            raise TypeError(
-                f"`loss_fn` must be a function of an output and a target, got the optimizer {type(loss_fn).__name__}:"
-                " the order is AutoLRTuner(model, loss_fn, optimizer)."
-            )
-        for name, function in (("loss_fn", loss_fn), ("compute_loss", compute_loss)):
-            if function is not None and (not callable(function) or isinstance(function, type)):
-                raise TypeError(invalid(name, "be a function (of a class: an instance of it) or None", function))
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise TypeError(invalid("optimizer", "be a torch.optim.Optimizer", optimizer))
-        if loss_fn is not None and compute_loss is not None:
-            raise ValueError(invalid("compute_loss", "be left out where `loss_fn` is given", compute_loss))
-        self._model, self._loss_fn, self._optimizer, self._compute_loss = model, loss_fn, optimizer, compute_loss
-        self._parameters = _trainable_parameters(model, optimizer)
-        self._device = _device(device, self._parameters[0])
+        self._training = check_training(model, loss_fn, optimizer, compute_loss=compute_loss, device=device)
         self._rng = check_rng(rng)
         self._plan: Plan | None = None
         self._result: TuningResult | None = None
@@ -173,8 +156,8 @@ class AutoLRTuner:
         plan = make_plan(
             X,
             Y,
-            device=self._device,
-            dtype=self._parameters[0].dtype,
+            device=self._training.device,
+            dtype=self._training.parameters()[0].dtype,
             rng=self._rng,
             learning_rates=learning_rates,
             num_subsamples=num_subsamples,
@@ -246,13 +229,12 @@ class AutoLRTuner:
     def _run(self, plan: Plan, rows: range, *, before: TuningResult | None = None) -> TuningResult:
         """Probe the rows of a plan with everything preserved, and return them as a result."""
         began = time.perf_counter()
-        objective = Objective(self._model, self._loss_fn, self._compute_loss, self._parameters)
-        devices = {self._device, *(parameter.device for parameter in self._parameters)}
-        held = held_generators(self._loss_fn, self._compute_loss, self._model, self._optimizer)
-        preserved = (*objective.modules(), self._optimizer, *held, *plan.generators)
+        training, optimizer = self._training, self._training.optimizer
+        objective, held, devices = training.objective(), training.generators(), training.devices()
+        preserved = (*objective.modules(), optimizer, *held, *plan.generators)
         with torch.inference_mode(False), preserved_state(*preserved, devices=devices) as snapshot:
             randomness = ForkedRandomness(devices, (*held, *plan.row_generators))
-            start = Start(objective, self._optimizer, snapshot, randomness, base_learning_rates(self._optimizer))
+            start = Start(objective, optimizer, snapshot, randomness, base_learning_rates(optimizer))
             draw = partial(plan.draw, randomness)
             first = draw(rows[0])
             _check_batches(objective, first or ())
@@ -260,7 +242,7 @@ class AutoLRTuner:
                 warm_up(start, plan.warmup_batches(randomness), plan.warmup_steps)
                 start = replace(start, snapshot=Snapshot(*preserved))
             if before is not None:
-                _check_unchanged(start, draw(0), before)
+                _check_unchanged(start, draw(0), before.differentials)
             deadline = None if plan.time_budget is None else began + plan.time_budget
             probed = probe_rows(
                 start,
@@ -285,42 +267,15 @@ class AutoLRTuner:
             "engine_reason": probed.engine_reason,
             "repeatable": probed.repeatable,
             "out_of_time": probed.out_of_time,
-            "model": type(self._model).__name__,
-            "num_parameters": sum(parameter.numel() for parameter in self._parameters),
-            "optimizer": type(self._optimizer).__name__,
-            "device": str(self._device),
-            "dtype": str(self._parameters[0].dtype).removeprefix("torch."),
+            **training.settings(),
             "resolution": objective.epsilon,
             "num_gradients": objective.num_gradients,
             "num_forwards": objective.num_forwards,
             "num_evaluations": objective.num_gradients + objective.num_forwards / 3.0,
             "seconds": time.perf_counter() - began,
-            "versions": _versions(),
+            "versions": versions(),
         }
         return TuningResult(differentials, settings)
-
-
-def _trainable_parameters(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    """Return the trainable parameters of model and optimizer, each once."""
-    of_model = {id(parameter): parameter for parameter in model.parameters()}
-    if any(isinstance(parameter, nn.parameter.UninitializedParameter) for parameter in of_model.values()):
-        raise ValueError(invalid("model", "have seen a batch, so that its lazy parameters have shapes", model))
-    of_optimizer = {id(p): p for group in optimizer.param_groups for p in group["params"] if p.requires_grad}
-    if not of_model.keys() & of_optimizer.keys():
-        raise ValueError(invalid("optimizer", "hold trainable parameters of `model`", optimizer))
-    return [parameter for parameter in {**of_model, **of_optimizer}.values() if parameter.requires_grad]
-
-
-def _device(device: torch.device | str | None, parameter: torch.Tensor) -> torch.device:
-    if device is None:
-        return parameter.device
-    try:
-        found = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(invalid("device", "be a torch device", device)) from error
-    if found.type not in ("cpu", "meta") and not torch.get_device_module(found).is_available():
-        raise ValueError(invalid("device", "be available on this machine", device))
-    return found
 
 
 def _check_batches(objective: Objective, batches: tuple[Batch, ...]) -> None:
@@ -335,27 +290,21 @@ def _check_batches(objective: Objective, batches: tuple[Batch, ...]) -> None:
             raise
 
 
-def _check_unchanged(start: Start, batches: tuple[Batch, Batch] | None, before: TuningResult) -> None:
-    """Raise unless the first row's loss before the step is still what it was."""
-    expected = float(before.differentials.loss_pre[0])
-    loss = float("nan") if batches is None else start.loss(batches[1])
-    if not abs(loss - expected) <= 1e-6 * max(abs(expected), 1.0):
+def _check_unchanged(start: Start, batches: tuple[Batch, Batch] | None, before: LossDifferentials) -> None:
+    """Raise unless the losses of the first row, before a step and after one in mid-grid, are what they were."""
+    middle = before.learning_rates.size // 2
+    expected = before.loss_pre[0], before.loss_post[0, middle, -1]
+    losses = (np.nan, np.nan)
+    if batches is not None:
+        pre, post = probe_by_steps(start, before.learning_rates[[middle]], *batches)
+        losses = pre, float(post[0])
+    if not np.allclose(losses, expected, rtol=1e-5, atol=1e-6):
         raise ValueError(
-            f"`num_subsamples` must extend a result of the same model and data, got a loss of {loss:.6g} on the first"
-            f" subsample, where it was {expected:.6g}: tune again."
+            "`num_subsamples` must extend a result of the same model, optimizer and data, got losses of"
+            f" {losses[0]:.6g} and {losses[1]:.6g} on the first subsample, where they were {expected[0]:.6g} and"
+            f" {expected[1]:.6g}: tune again."
         )
 
 
 def _progress_bar(progress: bool | None, rows: Iterable[int]) -> Iterable[int]:
     return tqdm(rows, desc="subsamples", unit="", leave=False, disable=None if progress is None else not progress)
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "autolr": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "pandas": pd.__version__,
-        "scipy": scipy.__version__,
-    }

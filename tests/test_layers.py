@@ -15,7 +15,7 @@ LAYERS = [
     {"probing", "statistics"},
     {"plotting", "_plot_axes", "schedules", "storage"},
     {"suggestion", "verdict", "result"},
-    {"plan"},
+    {"plan", "training"},
     {"tuner"},
     {"demo", "cli", "__main__"},
 ]

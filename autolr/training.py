@@ -1,0 +1,110 @@
+"""What a user trains with, checked: model, loss, optimizer and device."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from autolr._typing import ComputeLoss, LossFunction
+from autolr._validation import invalid
+from autolr.param_groups import base_learning_rates
+from autolr.probing.held import held_generators
+from autolr.probing.objective import Objective
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Training:
+    """A model, how its loss is stated, the optimizer that trains it, and where batches go."""
+
+    model: nn.Module
+    loss_fn: LossFunction | None
+    optimizer: torch.optim.Optimizer
+    compute_loss: ComputeLoss | None
+    device: torch.device
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of model and optimizer that are trainable now, each once.
+
+        Raises:
+            ValueError: If the optimizer holds none of the model's, or the model has lazy parameters without a shape.
+        """
+        of_model = {id(parameter): parameter for parameter in self.model.parameters()}
+        if any(isinstance(parameter, nn.parameter.UninitializedParameter) for parameter in of_model.values()):
+            raise ValueError(invalid("model", "have seen a batch, so that its lazy parameters have shapes", self.model))
+        groups = self.optimizer.param_groups
+        of_optimizer = {id(p): p for group in groups for p in group["params"] if p.requires_grad}
+        if not of_model.keys() & of_optimizer.keys():
+            raise ValueError(invalid("optimizer", "hold trainable parameters of `model`", self.optimizer))
+        return [parameter for parameter in {**of_model, **of_optimizer}.values() if parameter.requires_grad]
+
+    def objective(self) -> Objective:
+        """Return the loss, ready to be probed."""
+        return Objective(self.model, self.loss_fn, self.compute_loss, self.parameters())
+
+    def generators(self) -> list[object]:
+        """Return the random generators that the loss functions, the model's and the optimizer's hooks hold."""
+        return list(held_generators(self.loss_fn, self.compute_loss, self.model, self.optimizer))
+
+    def devices(self) -> set[torch.device]:
+        """Return the devices of the parameters and of the batches."""
+        return {self.device, *(parameter.device for parameter in self.parameters())}
+
+    def settings(self) -> dict[str, Any]:
+        """Return what it is, as JSON values."""
+        parameters = self.parameters()
+        return {
+            "model": type(self.model).__name__,
+            "num_parameters": sum(parameter.numel() for parameter in parameters),
+            "optimizer": type(self.optimizer).__name__,
+            "device": str(self.device),
+            "dtype": str(parameters[0].dtype).removeprefix("torch."),
+        }
+
+
+def check_training(
+    model: Any, loss_fn: Any, optimizer: Any, *, compute_loss: Any = None, device: torch.device | str | None = None
+) -> Training:
+    """Return what a user trains with, or say what is wrong with it.
+
+    Args:
+        model: The model.
+        loss_fn: The loss of an output and a target, or ``None``.
+        optimizer: The optimizer, over parameters of the model.
+        compute_loss: The loss of a model on a batch, or ``None``.
+        device: Where batches go; by default where the first trainable parameter is.
+
+    Raises:
+        TypeError: If an argument has the wrong type; ``loss_fn`` and ``optimizer`` are easily swapped.
+        ValueError: If both losses are given, the optimizer holds no trainable parameter of the model or has no rate to
+            scale, or the device is not there.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(invalid("model", "be a torch.nn.Module", model))
+    if isinstance(loss_fn, torch.optim.Optimizer):
+        raise TypeError(
+            f"`loss_fn` must be a function of an output and a target, got the optimizer {type(loss_fn).__name__}:"
+            " the order is (model, loss_fn, optimizer)."
+        )
+    for name, function in (("loss_fn", loss_fn), ("compute_loss", compute_loss)):
+        if function is not None and (not callable(function) or isinstance(function, type)):
+            raise TypeError(invalid(name, "be a function (of a class: an instance of it) or None", function))
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(invalid("optimizer", "be a torch.optim.Optimizer", optimizer))
+    if loss_fn is not None and compute_loss is not None:
+        raise ValueError(invalid("compute_loss", "be left out where `loss_fn` is given", compute_loss))
+    base_learning_rates(optimizer)
+    training = Training(model, loss_fn, optimizer, compute_loss, torch.device("cpu"))
+    return replace(training, device=_device(device, training.parameters()[0]))
+
+
+def _device(device: torch.device | str | None, parameter: torch.Tensor) -> torch.device:
+    if device is None:
+        return parameter.device
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(invalid("device", "be a torch device", device)) from error
+    if found.type not in ("cpu", "meta") and not torch.get_device_module(found).is_available():
+        raise ValueError(invalid("device", "be available on this machine", device))
+    return found
