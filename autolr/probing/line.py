@@ -22,7 +22,8 @@ class LineProbe:
     For most optimizers, given the state and the gradient, :math:`\theta(\mathrm{lr}) = \theta_0 - \mathrm{lr}\, d`. One
     real step at the largest rate gives :math:`d = (\theta_0 - \theta(\mathrm{lr}_K)) / \mathrm{lr}_K`; each rate then
     costs one forward. Hooks of the optimizer (clipping) run in that step. Whether the step is linear is not assumed but
-    tested: see :meth:`objection`.
+    tested: on some rows in full, losses included (:meth:`objection`), and in every row by a second real step at a small
+    rate, which must lie on the line too; where it does not, the row is probed by real steps.
 
     Args:
         start: The start of all probes.
@@ -49,16 +50,17 @@ class LineProbe:
         start = self._start
         loss_pre = start.loss(evaluation_batch)
         start.randomness.leave_numpy_if_unused()
-        direction = self._direction(float(self._learning_rates[-1]), batch)
+        gradients = start.gradients(batch)
+        direction = self._direction(float(self._learning_rates[-1]), batch, gradients)
+        if not self._is_straight(direction, batch, gradients):
+            return self._by_steps(batch, evaluation_batch)
         loss_post = np.empty(len(self._learning_rates))
         for k, learning_rate in enumerate(self._learning_rates):
             self._move(float(learning_rate), direction)
             loss_post[k] = start.loss(evaluation_batch)
         start.restore()
-        overflowed = not math.isfinite(_norm(direction))  # as the step at smaller rates need not have
-        if overflowed or not (start.randomness.rewinds_numpy or start.randomness.numpy_is_unused()):
-            start.randomness.rewind_numpy_too()
-            return probe_by_steps(start, self._learning_rates, batch, evaluation_batch)
+        if not (start.randomness.rewinds_numpy or start.randomness.numpy_is_unused()):
+            return self._by_steps(batch, evaluation_batch)
         loss_post[~np.isfinite(loss_post)] = np.inf
         return loss_pre, loss_post
 
@@ -82,14 +84,13 @@ class LineProbe:
         low, high = float(self._learning_rates[0]), float(self._learning_rates[-1])
         start.restore()
         gradients = start.gradients(batch)
-        self._step(high, batch, gradients)
-        direction = self._from_origin(high)
+        direction = self._direction(high, batch, gradients)
         length = _norm(direction)
         if not (math.isfinite(length) and length > 0.0):
             start.restore()
             return f"the step at {high:g} is {'zero' if length == 0.0 else 'not finite'}"
-        rounding = epsilon * _norm(self._origin) / length
-        low, fine = max(low, _COARSE * rounding), max(low, _FINE * rounding)
+        coarse, fine = self._resolvable(length, epsilon)
+        low, fine = max(low, coarse), max(low, fine)
         high = max(high, fine)
         for learning_rate in sorted({low, fine, math.sqrt(low * high), high}):
             objection = self._compare(learning_rate, direction, batch, evaluation_batch, gradients)
@@ -98,10 +99,39 @@ class LineProbe:
         start.restore()
         return objection
 
-    def _direction(self, learning_rate: float, batch: Batch) -> list[torch.Tensor]:
+    def _is_straight(
+        self, direction: list[torch.Tensor], batch: Batch, gradients: Sequence[torch.Tensor | None]
+    ) -> bool:
+        """Return whether a real step at the smallest rate that can be resolved lies on the line of this row.
+
+        A step that is bent at the highest rate only, by a limit on its length or on the weights, is seen as well: the
+        line is then the wrong one at small rates. A step that overflowed has no line.
+        """
+        length = _norm(direction)
+        if not math.isfinite(length):
+            return False
+        low, high = float(self._learning_rates[0]), float(self._learning_rates[-1])
+        coarse, fine = self._resolvable(length, max(torch.finfo(p.dtype).eps for p in self._parameters))
+        learning_rate = next((rate for rate in (max(low, fine), max(low, coarse)) if rate < high), high)
+        self._step(learning_rate, batch, gradients)
+        straight = self._off_line(learning_rate, self._parameters, direction) is None
+        self._start.restore()
+        return straight
+
+    def _by_steps(self, batch: Batch, evaluation_batch: Batch) -> tuple[float, FloatArray]:
+        self._start.randomness.rewind_numpy_too()
+        return probe_by_steps(self._start, self._learning_rates, batch, evaluation_batch)
+
+    def _resolvable(self, length: float, epsilon: float) -> tuple[float, float]:
+        """Return the rates from which a tenth, and STEP_TOLERANCE, of a step exceeds the rounding of the weights."""
+        rounding = epsilon * _norm(self._origin) / length if length > 0.0 else math.inf
+        return _COARSE * rounding, _FINE * rounding
+
+    def _direction(
+        self, learning_rate: float, batch: Batch, gradients: Sequence[torch.Tensor | None]
+    ) -> list[torch.Tensor]:
         """Return d from one real step; the model is back at the start afterwards."""
-        self._start.gradients(batch)
-        self._start.step(learning_rate, batch)
+        self._step(learning_rate, batch, gradients)
         direction = self._from_origin(learning_rate)
         self._start.restore()
         return direction
@@ -136,17 +166,27 @@ class LineProbe:
         start.restore()
         self._move(learning_rate, direction)
         line_loss = start.loss(evaluation_batch)
-        for position, on_line, origin in zip(real, self._parameters, self._origin, strict=True):
-            allowed = STEP_TOLERANCE * _norm([position - origin]) + torch.finfo(origin.dtype).eps * _norm([origin])
-            distance = _norm([position - on_line])
-            if not distance <= allowed:
-                return f"the real step at {learning_rate:.3g} is off the line by {distance:.2g}, {allowed:.2g} allowed"
+        off_line = self._off_line(learning_rate, real, direction)
+        if off_line is not None:
+            return off_line
         both_diverged = not (math.isfinite(real_loss) or math.isfinite(line_loss))
         allowed = max(LOSS_TOLERANCE, 8.0 * start.objective.epsilon) * max(abs(real_loss), 1.0)
         if not (both_diverged or abs(real_loss - line_loss) <= allowed):
             return (
                 f"the loss at {learning_rate:.3g} is {line_loss:.8g} on the line, {real_loss:.8g} after the real step"
             )
+        return None
+
+    def _off_line(
+        self, learning_rate: float, real: Sequence[torch.Tensor], direction: list[torch.Tensor]
+    ) -> str | None:
+        """Return by how much the positions after a real step are off the line, or ``None`` where they are on it."""
+        line = torch._foreach_add(self._origin, direction, alpha=-learning_rate)
+        for position, on_line, origin in zip(real, line, self._origin, strict=True):
+            allowed = STEP_TOLERANCE * _norm([position - origin]) + torch.finfo(origin.dtype).eps * _norm([origin])
+            distance = _norm([position - on_line])
+            if not distance <= allowed:
+                return f"the real step at {learning_rate:.3g} is off the line by {distance:.2g}, {allowed:.2g} allowed"
         return None
 
 

@@ -57,7 +57,8 @@ def probe_rows(
     """Probe the rows in their order, until they, the data or the time end.
 
     The line engine is verified on the first row, before it is used, and on the last one; where it fails, the reference
-    engine probes all rows. A loss that is not the same when computed again, on the first row, is logged as a warning.
+    engine probes all rows. A row in between whose step is not on a line is probed by the reference engine alone. A loss
+    that is not the same when computed again, on the first row, is logged as a warning.
 
     Args:
         start: Where every probe starts.
@@ -86,7 +87,7 @@ def probe_rows(
     line = LineProbe(start, learning_rates)
     objection = _objection(line, first)
     if objection is None:
-        probed = probe(line, engine="line", reason="verified against real steps on the first and the last row")
+        probed = probe(line, engine="line", reason="verified against real steps in every row")
         objection = _objection(line, draw(rows[len(probed.loss_pre) - 1]))
         if objection is None:
             return probed

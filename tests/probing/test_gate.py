@@ -77,6 +77,33 @@ def test_a_step_that_is_bent_from_the_last_row_on_is_found_by_the_second_gate(nu
         np.testing.assert_allclose([probed.loss_pre[row], *probed.loss_post[row]], [loss_pre, *loss_post], rtol=1e-6)
 
 
+LIMITS = {
+    "on the length of the step": lambda lr, p: min(lr, 1.0 / float(p.grad.norm())),
+    "on the length of long steps only": lambda lr, p: lr if p.grad.norm() < 10.0 else min(lr, 1e-4),
+}
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_a_row_in_between_whose_step_is_bent_is_probed_by_real_steps(limit):
+    torch.manual_seed(0)
+    batches = [[(*batch, 1e-3) for batch in classes(16, 5)] for _ in range(5)]
+    batches[2][0] = (*batches[2][0][:2], 1e4)  # the limit binds in this row only
+
+    def weighted(model, batch):
+        return batch[2] * cross_entropy(model, batch[:2])
+
+    def copies():
+        case = make(LIMITS[limit])
+        return case.model, case.optimizer, weighted
+
+    case = Case(*copies(), *batches[0])
+    probed = probe(case, "line", RATES, num_rows=5, batches=batches)
+    assert probed.engine == "line"
+    for row, (case.batch, case.evaluation_batch) in enumerate(batches):
+        loss_pre, loss_post = expected(copies, case, RATES, row=row)
+        np.testing.assert_allclose([probed.loss_pre[row], *probed.loss_post[row]], [loss_pre, *loss_post], rtol=1e-6)
+
+
 def test_a_model_that_behaves_otherwise_off_the_grid_fails_by_its_losses():
     class Jumps(torch.nn.Module):
         """Its loss looks at the last bits of the weights, in which the line and the real step differ."""
