@@ -119,12 +119,13 @@ def plot_differentials(
     if lines is not None:
         handles.append(_draw_lines(ax, rates, lines))
     spans = [span for span in _spans(best, boundaries) if span[0] < right and span[1] > left]
-    handles += [_shade_rates(ax, *span) for span in spans][:1]
+    of_mean = " (mean)" if method == "median" else ""  # what the median is not the best by
+    handles += [_shade_rates(ax, *span, label=f"best rates{of_mean}") for span in spans][:1]
     pick_shown = pick is not None and left <= pick <= right
     if pick is not None and pick_shown:
         handles.append(_draw_pick(ax, pick))
     if interval is not None and interval[0] <= right and interval[1] >= left:
-        handles.append(_draw_bracket(ax, interval))
+        handles.append(_draw_bracket(ax, interval, label=f"interval of best{of_mean}"))
     beyond = rates.size if edge is None else int(np.searchsorted(rates, edge * (1.0 + 1e-9)))  # the unstable rates
     if beyond < rates.size and boundaries[beyond] < right:
         handles.append(_hatch_beyond(ax, float(boundaries[beyond]), max(right, float(boundaries[-1]))))
@@ -253,7 +254,8 @@ def _loss_range(curve: _Curve, rates: FloatArray, shown: BoolArray, pick: float 
     lowest, at_pick = abs(float(curve.center[columns[0]])), abs(float(curve.center[columns[-1]]))
     # NOTE: the pick of flat noise may be at 0 by chance; the error, at most the lowest value, is then the size to see.
     error = (float(curve.high[columns[-1]]) - float(curve.low[columns[-1]])) / 2.0
-    scale = max(at_pick, min(error, lowest)) or float(np.abs(inside).max()) or 1.0
+    scale = max(at_pick, min(error, lowest), lowest if curve.center[columns[0]] < 0.0 else 0.0)
+    scale = scale or float(np.abs(inside).max()) or 1.0
     return LossRange(float(inside.min()), float(inside.max()), scale)
 
 
@@ -290,9 +292,9 @@ def _draw_lines(ax: "Axes", rates: FloatArray, values: FloatArray) -> "Artist":
     return lines
 
 
-def _shade_rates(ax: "Axes", left: float, right: float) -> "Artist":
+def _shade_rates(ax: "Axes", left: float, right: float, *, label: str) -> "Artist":
     alpha = 0.32 if _is_dark(ax) else 0.2
-    return ax.axvspan(left, right, color=_GREEN, alpha=alpha, linewidth=0.0, zorder=0.5, label="best rates")
+    return ax.axvspan(left, right, color=_GREEN, alpha=alpha, linewidth=0.0, zorder=0.5, label=label)
 
 
 def _draw_pick(ax: "Axes", pick: float) -> "Artist":
@@ -313,11 +315,11 @@ def _draw_pick(ax: "Axes", pick: float) -> "Artist":
     return ax.axvline(pick, color=_VERMILLION, linewidth=1.4, zorder=4.0, label="pick")
 
 
-def _draw_bracket(ax: "Axes", interval: tuple[float, float]) -> "Artist":
+def _draw_bracket(ax: "Axes", interval: tuple[float, float], *, label: str) -> "Artist":
     """Draw the interval of the best rate along the bottom, whatever the losses are."""
     style: dict[str, Any] = {"color": _VERMILLION, "linewidth": 1.8, "marker": "|", "markersize": 7.0, "zorder": 5.0}
     heights, transform = [_BRACKET_HEIGHT] * 2, ax.get_xaxis_transform()
-    return ax.plot(interval, heights, transform=transform, label="interval of best", **style)[0]
+    return ax.plot(interval, heights, transform=transform, label=label, **style)[0]
 
 
 def _hatch_beyond(ax: "Axes", edge: float, end: float) -> "Artist":

@@ -3,7 +3,7 @@
 import inspect
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from autolr.statistics.argmin_interval import argmin_interval
 from autolr.statistics.bands import simultaneous_band
 from autolr.statistics.best_set import best_set, default_method, regret_bound
 from autolr.statistics.criteria import choose, max_stable_index
+from autolr.statistics.intervals import median_interval
 from autolr.verdict import verdict
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ _TAKES_LEVEL = ("ucb", "variance")
 _RESOLUTIONS = 4.0
 _FEW_SUBSAMPLES = 20
 _TOO_WIDE = 100.0  # a set of best rates that spans this factor does not narrow the rate down
+
+
+Doubt: TypeAlias = Literal["resolution", "flat", "edge", "wide"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +55,9 @@ class Suggestion:
         horizon: The number of optimizer steps of a probe.
         confidence_level: The coverage of interval, set and bound.
         doubt: Why the rate cannot be told, or ``None`` where it can: ``"resolution"`` (at no rate does the loss change
-            by more than its own rounding), ``"flat"`` (no rate lowers it, with confidence over the whole grid),
-            ``"edge"`` (the pick is an end of the grid), ``"wide"`` (the best set spans a factor of 100 or more).
+            by more than its own rounding), ``"flat"`` (no rate lowers it, with confidence over the whole grid; for the
+            median: not the pick), ``"wide"`` (the best set spans a factor of 100 or more), ``"edge"`` (the pick is an
+            end of the grid).
         below_resolution: Whether the differentials at the pick are no more than rounding errors of the losses.
         caveats: Sentences on what limits the answer.
         evidence: The result that it came from.
@@ -69,7 +74,7 @@ class Suggestion:
     at_grid_edge: Literal["low", "high"] | None
     horizon: int
     confidence_level: float
-    doubt: Literal["resolution", "flat", "edge", "wide"] | None
+    doubt: Doubt | None
     below_resolution: bool
     caveats: tuple[str, ...]
     evidence: "TuningResult"
@@ -150,15 +155,16 @@ def decide(
     if rates.size > 1 and pick in (0, rates.size - 1):
         edge = "low" if pick == 0 else "high"
     best = tuple(map(float, rates[inside]))
-    doubt: Literal["resolution", "flat", "edge", "wide"] | None = None
+    doubt: Doubt | None = None
     if unresolved[complete].all():
         doubt = "resolution"
-    elif not (simultaneous_band(probed, confidence_level=level, rng=0)[1] < 0.0).any():
-        doubt = "flat"
-    elif edge is not None:
-        doubt = "edge"
+    elif not _improves(probed, own, method, level):
+        # of a loss that rises clearly, or diverges, from the smallest rate on, it is the grid that is wrong
+        doubt = "edge" if edge == "low" and _rises_early(probed, level) else "flat"
     elif best and best[-1] >= _TOO_WIDE * best[0]:
         doubt = "wide"
+    elif edge is not None:
+        doubt = "edge"
     return Suggestion(
         learning_rate=float(rates[pick]),
         method=method,
@@ -202,6 +208,20 @@ def _stacklevel() -> int:
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "autolr":
         frame, level = frame.f_back, level + 1
     return level
+
+
+def _improves(delta: FloatArray, pick: int, method: str, level: float) -> bool:
+    """Return whether the loss falls with confidence: at some rate of the grid, or at the pick of the median."""
+    if method == "median":
+        return bool(median_interval(delta[:, [pick]], confidence_level=level)[1][0] < 0.0)
+    return bool((simultaneous_band(delta, confidence_level=level, rng=0)[1] < 0.0).any())
+
+
+def _rises_early(delta: FloatArray, level: float) -> bool:
+    """Return whether the loss rises with confidence at the smallest rate, or probes diverge at the next one."""
+    if np.isinf(delta[:, :2]).any():
+        return True
+    return bool(simultaneous_band(delta, confidence_level=level, rng=0)[0][0] > 0.0)
 
 
 def _is_below_resolution(result: "TuningResult", delta: FloatArray) -> BoolArray:

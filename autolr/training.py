@@ -104,7 +104,7 @@ def _device(device: torch.device | str | None, parameter: torch.Tensor) -> torch
     try:
         found = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(invalid("device", "be a torch device", device)) from error
+        raise ValueError(invalid("device", "be a torch device, such as 'cpu' or 'cuda:0'", device)) from error
     if found.type not in ("cpu", "meta") and not torch.get_device_module(found).is_available():
         raise ValueError(invalid("device", "be available on this machine", device))
     return found

@@ -181,7 +181,7 @@ class AutoLRTuner:
         """Add subsamples to the last result: the rows that a longer tuning would have had.
 
         Args:
-            num_subsamples: How many rows are added.
+            num_subsamples: How many rows are added; fewer where the ``time_budget`` of the tuning ends them.
 
         Raises:
             NotTunedError: If nothing was tuned yet.
@@ -255,7 +255,9 @@ class AutoLRTuner:
             )
         if before is None and len(probed.loss_pre) < 2:
             where = "X" if isinstance(plan.evaluation, str) else "X` and `evaluation"
-            raise ValueError(invalid(where, "yield at least 2 rows of subsamples", len(probed.loss_pre)))
+            batches = 4 if plan.evaluation == "independent" else 2
+            need = f"yield at least 2 rows of subsamples, from {batches} batches"
+            raise ValueError(invalid(where, need, f"{len(probed.loss_pre)} rows"))
         if len(probed.loss_pre) == 0:
             raise ValueError("`num_subsamples` must leave rows to add, got a partition that has ended.")
         differentials = LossDifferentials(plan.learning_rates, probed.loss_pre, probed.loss_post)
@@ -286,7 +288,10 @@ def _check_batches(objective: Objective, batches: tuple[Batch, ...]) -> None:
         try:
             objective.check(batch)
         except Exception as error:
-            error.add_note(f"autolr: raised by the first {name} batch, {outline(batch)}.")
+            whole = (
+                "" if objective.is_stated else "; with neither loss_fn nor compute_loss, the model is given all of it"
+            )
+            error.add_note(f"autolr: raised by the first {name} batch, {outline(batch)}{whole}.")
             raise
 
 

@@ -1,11 +1,14 @@
 """The verdict: what the numbers say, in a few plain sentences."""
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from autolr._text import format_rate
+from autolr._typing import BoolArray, FloatArray
 from autolr.errors import DivergedError, NoCandidateError
+from autolr.statistics.bands import simultaneous_band
 
 if TYPE_CHECKING:
     from autolr.result import TuningResult
@@ -62,7 +65,7 @@ def _doubt(suggestion: "Suggestion") -> str:
         )
     elif suggestion.doubt == "flat":
         reason = (
-            f"at no rate does a step lower the loss with {suggestion.confidence_level:.0%} confidence. Use more"
+            f"at no rate does a step lower the loss with {100.0 * suggestion.confidence_level:g}% confidence. Use more"
             " subsamples or larger batches, and check that there is something to learn."
         )
     elif suggestion.doubt == "wide":
@@ -70,6 +73,9 @@ def _doubt(suggestion: "Suggestion") -> str:
             f"{len(best)} rates from {format_rate(best[0])} to {format_rate(best[-1])} cannot be told from the best,"
             f" {rate}. More subsamples or larger batches may narrow them down."
         )
+    elif suggestion.score > 0.0 and suggestion.method in ("mean", "median"):
+        low, high = suggestion.evidence.differentials.learning_rates[[0, -1]]
+        reason = f"the loss rises from the smallest rate of the grid on. Use smaller ones: {_grid(low / 1e3, high)}."
     elif suggestion.method == "variance":
         reason = (
             f"the pick, {rate} (method variance), is an end of the grid: the smaller the rate, the less the change of"
@@ -78,23 +84,31 @@ def _doubt(suggestion: "Suggestion") -> str:
     else:
         low, high = suggestion.evidence.differentials.learning_rates[[0, -1]]
         largest = suggestion.at_grid_edge == "high"
-        wider = (low, 1e3 * high) if largest else (low / 1e3, high)
+        wider = _grid(low, 1e3 * high) if largest else _grid(low / 1e3, high)
         reason = (
             f"the pick, {rate} (method {suggestion.method}), is the {'largest' if largest else 'smallest'} rate of the"
-            f" grid. Widen it: learning_rates=autolr.log_grid({', '.join(map(format_rate, wider))}, 64)."
+            f" grid. Widen it: {wider}."
         )
     return f"I cannot tell: {reason}"
 
 
+def _grid(low: float, high: float) -> str:
+    """Return the argument for another grid, eight rates a decade."""
+    num = math.ceil(8.0 * math.log10(high / low)) + 1
+    return f"learning_rates=autolr.log_grid({format_rate(low)}, {format_rate(high)}, {num})"
+
+
 def _uncertainty(suggestion: "Suggestion") -> str:
-    best, level = suggestion.best_set, f"{suggestion.confidence_level:.0%}"
+    best, level = suggestion.best_set, f"{100.0 * suggestion.confidence_level:g}%"
     rates = suggestion.evidence.differentials.learning_rates
     if rates.size == 1:
         return "There is no other rate to compare it with."
+    if not best:
+        return ""
     several = f"from {format_rate(best[0])} to {format_rate(best[-1])}" if len(best) > 1 else ""
     if suggestion.doubt in ("resolution", "flat"):
         return f"No rate {several} stands out at {level}." if several else ""
-    between = int(((rates >= best[0]) & (rates <= best[-1])).sum()) if best else 0
+    between = int(((rates >= best[0]) & (rates <= best[-1])).sum())
     if not several:
         as_good = "no other rate is as good"
     elif between == len(best):
@@ -102,6 +116,10 @@ def _uncertainty(suggestion: "Suggestion") -> str:
     else:
         as_good = f"{len(best)} of the {between} rates {several} are as good"
     ends = f"{format_rate(suggestion.low)} and {format_rate(suggestion.high)}"
+    if suggestion.learning_rate not in best:
+        regret = suggestion.regret_bound
+        loss = f"; it may lose up to {regret:.2g} to it" if np.isfinite(regret) else ""
+        return f"The best mean is {several or f'at {format_rate(best[0])}'}, which this pick has not{loss} ({level})."
     if suggestion.doubt == "edge":
         return f"On this grid, {as_good} ({level})."
     # NOTE: the interval is that of a curve between the rates, the set is one of rates: they need not overlap
@@ -109,23 +127,51 @@ def _uncertainty(suggestion: "Suggestion") -> str:
 
 
 def _edge(suggestion: "Suggestion") -> str:
-    """Return from where on, above the best rate, the loss rises or probes diverge."""
+    """Return where, from the best rate upwards, the loss first rises or probes diverge."""
     record = suggestion.evidence.differentials
-    rates, diverged = record.learning_rates, np.asarray(np.isinf(record.delta).any(axis=0))
-    if suggestion.max_stable_lr is None:
-        return "Even at the best rate the loss rises on average."
+    rates, diverged = record.learning_rates, np.isinf(record.delta).sum(axis=0)
+    if suggestion.max_stable_lr is None or suggestion.doubt in ("flat", "resolution"):
+        return _edge_of_no_fall(suggestion)
     first = int(np.searchsorted(rates, suggestion.max_stable_lr, side="right"))
     if first == rates.size:
-        sentence = f"Above it, the loss rises at no rate of the grid, up to {format_rate(rates[-1])}"
-    elif diverged[first]:
-        sentence = f"Probes diverge from {format_rate(rates[first])} on"
-    else:
-        sentence = f"The loss rises from {format_rate(rates[first])} on"
-        if diverged[first:].any():
-            sentence += f", probes diverge from {format_rate(rates[first:][diverged[first:]][0])} on"
-    below = rates[:first][diverged[:first]]
-    also = f"; some diverged at {format_rate(below[0])} too" if below.size else ""
-    return f"{sentence}{also}."
+        top = suggestion.learning_rate == rates[-1]
+        return "" if top else f"The loss rises at no larger rate of the grid, up to {format_rate(rates[-1])}."
+    rises = ~(np.where(np.isnan(record.delta), np.inf, record.delta).mean(axis=0) < 0.0)  # also where probes diverged
+    sentences = []
+    if not diverged[first]:
+        sentences.append(f"the loss {_from(rates, rises, first, 'rises', 'first rises')}")
+    later = np.flatnonzero(diverged[first:])
+    if later.size:
+        at = first + int(later[0])
+        some = f"{diverged[at]} of {record.num_subsamples} probes diverged"
+        sentences.append(_from(rates, diverged > 0, at, "probes diverge", some))
+    if diverged[:first].any():
+        sentences.append(f"some diverged at {format_rate(rates[int(np.flatnonzero(diverged)[0])])} too")
+    text = ", ".join(sentences)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _from(rates: FloatArray, holds: BoolArray, first: int, always: str, once: str) -> str:
+    """Say of what holds at a rate whether it does from there on."""
+    rate = format_rate(rates[first])
+    return f"{always} from {rate} on" if holds[first:].all() else f"{once} at {rate}"
+
+
+def _edge_of_no_fall(suggestion: "Suggestion") -> str:
+    """Return from where on the loss clearly rises, of means none of which clearly falls."""
+    record = suggestion.evidence.differentials
+    probed = ~np.isnan(record.delta).any(axis=0)
+    rates, delta = record.learning_rates[probed], record.delta[:, probed]
+    low, _ = simultaneous_band(delta, confidence_level=suggestion.confidence_level, rng=0)
+    rises = (low > 0.0) | np.isinf(delta).any(axis=0)
+    start = int(np.where(np.isinf(delta).any(axis=0), np.inf, delta.mean(axis=0)).argmin())
+    above = np.flatnonzero(rises[start:])
+    if not above.size or np.isinf(delta).any(axis=0).all():
+        return ""
+    if above[0] == 0:
+        return "Even at the best rate the loss rises on average."
+    where = _from(rates, rises, start + int(above[0]), "rises or probes diverge", "first rises or probes diverge")
+    return f"The loss {where}."
 
 
 def _evidence(result: "TuningResult") -> str:
@@ -136,7 +182,7 @@ def _evidence(result: "TuningResult") -> str:
     where = {"independent": ", with losses on others", "own data": ", with losses on data of your own"}
     text += where.get(settings.get("evaluation", ""), "")
     about = {"independent": ", for this dataset", "partition": ", for the population too"}
-    text += about.get(str(sampling), "")
+    text += about.get(str(sampling), "") if settings.get("evaluation_passes", 1) == 1 else ""
     if {"seconds", "num_evaluations"} <= settings.keys():
         text += f": {settings['num_evaluations']:.0f} gradient evaluations in {settings['seconds']:.1f} s"
     return f"{text}."

@@ -58,7 +58,7 @@ def sgd(model):
         ({"optimizer": None}, TypeError, "`optimizer` must be a torch.optim.Optimizer, got None"),
         ({"compute_loss": print}, ValueError, "`compute_loss` must be left out where `loss_fn` is given"),
         ({"optimizer": sgd(nn.Linear(1, 1))}, ValueError, "`optimizer` must hold trainable parameters of `model`"),
-        ({"device": "abacus"}, ValueError, "`device` must be a torch device, got 'abacus'"),
+        ({"device": "abacus"}, ValueError, "`device` must be a torch device, such as 'cpu' or 'cuda:0', got 'abacus'"),
         ({"device": "cuda:7"}, ValueError, "`device` must be available on this machine, got 'cuda:7'"),
         ({"rng": 1.5}, TypeError, r"`rng` must be an integer, a numpy.random.Generator or None, got 1\.5"),
         ({"rng": -1}, ValueError, "`rng` must be at least 0, got -1"),
@@ -166,11 +166,13 @@ def test_data_that_ends_early_gives_fewer_rows_and_a_caveat(model, data):
 
 
 def test_data_with_fewer_than_two_rows_is_an_error(model, data):
-    with pytest.raises(ValueError, match="`X` must yield at least 2 rows of subsamples, got 1"):
+    with pytest.raises(ValueError, match="`X` must yield at least 2 rows of subsamples, from 4 batches, got '1 rows'"):
         tuner_of(model).tune(DataLoader(TensorDataset(*data), 30), learning_rates=RATES)
-    with pytest.raises(ValueError, match="`X` must yield at least 2 rows of subsamples, got 0"):
+    with pytest.raises(ValueError, match="`X` must yield at least 2 rows of subsamples, from 4 batches, got '0 rows'"):
         tuner_of(model).tune([], learning_rates=RATES)
-    with pytest.raises(ValueError, match="`X` and `evaluation` must yield at least 2 rows of subsamples, got 0"):
+    with pytest.raises(
+        ValueError, match="`X` and `evaluation` must yield at least 2 rows of subsamples, from 2 batches, got '0 rows'"
+    ):
         tuner_of(model).tune(*data, evaluation=[], learning_rates=RATES)
 
 
@@ -207,6 +209,9 @@ def test_an_error_of_the_users_own_gets_a_note_that_says_what_the_batch_was(mode
     with pytest.raises(TypeError, match="`loss_fn` must be given batches") as caught:
         delta_of(tuner_of(model), data, evaluation=data[0])
     assert caught.value.__notes__ == ["autolr: raised by the first evaluation batch, float32 [8, 3]."]
+    with pytest.raises(TypeError) as caught:
+        delta_of(AutoLRTuner(model, optimizer=sgd(model), rng=0), data)
+    assert caught.value.__notes__[0].endswith("; with neither loss_fn nor compute_loss, the model is given all of it.")
 
 
 def test_integer_inputs_to_a_float_model_are_refused(model, data):

@@ -56,16 +56,16 @@ def test_the_numbers_of_the_verdict_are_those_of_the_suggestion():
 def test_the_grid_ends_before_the_minimum():
     verdict = str(tuned(learning_rates=log_grid(1e-5, 1e-2, 20)))
     assert verdict.startswith("I cannot tell: the pick, 0.01 (method mean), is the largest rate of the grid. Widen it:")
-    assert "learning_rates=autolr.log_grid(1e-5, 10, 64)" in verdict
+    assert "learning_rates=autolr.log_grid(1e-5, 10, 49)" in verdict
     assert "\nOn this grid, no other rate is as good (95%).\n" in verdict
-    assert "Above it, the loss rises at no rate of the grid, up to 0.01." in verdict
+    assert "rises" not in verdict
     assert "not yet the rate" not in verdict
 
 
 def test_the_grid_begins_after_the_minimum():
     verdict = str(tuned(learning_rates=log_grid(0.6, 1.0, 12)))
     assert verdict.startswith("I cannot tell: the pick, 0.6 (method mean), is the smallest rate of the grid. Widen it:")
-    assert "learning_rates=autolr.log_grid(6e-4, 1, 64)" in verdict
+    assert "learning_rates=autolr.log_grid(6e-4, 1, 27)" in verdict
 
 
 def test_no_rate_improves_the_loss():
@@ -158,7 +158,9 @@ def test_the_least_variance_at_the_smallest_rate_is_no_reason_to_widen_the_grid(
 
 def test_where_even_the_best_rate_makes_it_worse():
     verdict = str(tuned(learning_rates=log_grid(2.0, 10.0, 5)))
-    assert verdict.startswith("I cannot tell: at no rate does a step lower the loss")
+    assert verdict.startswith(
+        "I cannot tell: the loss rises from the smallest rate of the grid on. Use smaller ones: learning_rates=autolr."
+    )
     assert "Even at the best rate the loss rises on average." in verdict
 
 
@@ -175,11 +177,13 @@ INF = np.inf
 @pytest.mark.parametrize(
     ("means", "words"),
     [
-        ([0.5, -0.2, -0.3, -0.25], "Above it, the loss rises at no rate of the grid, up to 100."),
+        ([0.5, -0.2, -0.3, -0.25], "The loss rises at no larger rate of the grid, up to 100."),
+        ([-0.1, -0.3, 0.3, -0.2], "The loss first rises at 10."),
+        ([-0.1, -0.3, INF, -0.2], "30 of 30 probes diverged at 10."),
         ([-0.1, -0.2, 0.3, 0.9], "The loss rises from 10 on."),
         ([-0.1, -0.2, 0.3, INF], "The loss rises from 10 on, probes diverge from 100 on."),
         ([-0.1, -0.2, INF, INF], "Probes diverge from 10 on."),
-        ([INF, -0.2, -0.3, 0.1], "The loss rises from 100 on; some diverged at 0.1 too."),
+        ([INF, -0.2, -0.3, 0.1], "The loss rises from 100 on, some diverged at 0.1 too."),
     ],
 )
 def test_the_edge_is_sought_above_the_best_rate(means, words):
@@ -191,11 +195,42 @@ def test_the_edge_is_sought_above_the_best_rate(means, words):
     [
         ([1e-9, 2e-9, 3e-9], "I cannot tell: at no rate does the loss change by more than its own resolution"),
         ([0.0, 0.0, 0.0], "I cannot tell: at no rate does the loss change by more than its own resolution"),
-        ([1e-9, 0.1, 1.0], "I cannot tell: at no rate does a step lower the loss with 95% confidence"),
+        ([1e-9, 0.1, 1.0], "I cannot tell: the loss rises from the smallest rate of the grid on. Use smaller ones"),
+        ([0.0, 1e-3, 1e-3], "I cannot tell: at no rate does a step lower the loss with 95% confidence"),
     ],
 )
 def test_what_is_below_the_resolution_and_what_only_rises(means, words):
     assert str(logged(means, noise=0.0 if means[-1] == 0.0 else 1e-10)).startswith(words)
+
+
+def test_where_no_mean_falls_the_edge_is_where_the_loss_clearly_rises():
+    words = str(logged([1e-4, 1e-4, 0.5, 0.9]))
+    assert words.startswith("I cannot tell: at no rate does a step lower the loss with 95% confidence")
+    assert "\nThe loss rises or probes diverge from 10 on.\n" in words
+    assert "rises" not in str(logged([1e-4, 1e-4, 1e-4]))
+
+
+def test_a_median_can_be_told_where_every_mean_is_infinite():
+    result = logged([-0.1, -0.3, -0.2])
+    post = result.differentials.loss_post[:, :, 0].copy()
+    post[[0, 1, 2], [0, 1, 2]] = INF
+    result = TuningResult(LossDifferentials(result.differentials.learning_rates, np.full(30, 3.0), post))
+    assert str(result.suggest("median")).startswith(
+        "Learning rate 1 (method median): one step changes the loss by -0.3"
+    )
+    assert "rises" not in str(result.suggest("median"))
+
+
+@pytest.mark.parametrize(("method", "options"), [("variance_penalized", {"penalty": 10.0}), ("variance", {})])
+def test_a_pick_outside_of_the_best_set_is_not_called_as_good(method, options):
+    words = str(tuned(num_subsamples=100).suggest(method, **options))
+    assert re.search(
+        r"\nThe best mean is (from|at) \S+.*, which this pick has not; it may lose up to \S+ to it \(95%\)\.\n", words
+    )
+
+
+def test_the_confidence_level_is_not_rounded_up():
+    assert "(99.9%)" in str(tuned().suggest(confidence_level=0.999))
 
 
 def test_one_rate_has_nothing_to_be_compared_with():

@@ -59,6 +59,11 @@ class Objective:
         self._buffers = [distinct_entries(tensor.data) for tensor in dense]
         self._values = [tensor.clone() for tensor in self._buffers]
 
+    @property
+    def is_stated(self) -> bool:
+        """Whether there is a loss function, rather than a loss that the model's output carries."""
+        return self._loss_fn is not None or self._compute_loss is not None
+
     def modules(self) -> list[nn.Module]:
         """Return the model and the modules that the loss function is seen to hold: a second network, a learned loss."""
         return held_modules(self.model, self._loss_fn, self._compute_loss)
