@@ -5,11 +5,11 @@ from numpy.typing import ArrayLike
 from scipy import special, stats
 from scipy.interpolate import CubicSpline
 
-from autolr._typing import FloatArray, Rng
+from autolr._typing import FloatArray, IntArray, Rng
 from autolr._validation import check_confidence_level, check_delta, check_learning_rates, invalid
 from autolr.errors import DivergedError
 from autolr.statistics._columns import finite_columns
-from autolr.statistics._resampling import Resamples
+from autolr.statistics._resampling import DEGENERATE, Resamples, critical_value
 
 # Largest step of the grid, in decades, between whose points a spline is trusted.
 MAX_STEP = 0.13
@@ -33,9 +33,17 @@ def argmin_interval(
 ) -> tuple[float, float]:
     r"""Interval of the learning rate at which the mean loss differential is smallest.
 
-    In each of :math:`B` resamples of the rows, a cubic spline in the logarithm of the rate goes through the column
-    means near the smallest one, and its minimum is found on a fine grid. The ends of the interval are quantiles of
-    these minima, expanded for small M: at :math:`\Phi(-\sqrt{M/(M-1)}\; t_{M-1,\,(1+\gamma)/2})` from either side.
+    A cubic spline in :math:`x = \log_{10} \mathrm{lr}` goes through the column means near the smallest one, and its
+    minimum :math:`\hat x` is found. The interval is the symmetric bootstrap-t one, :math:`\hat x \pm c\, \hat\sigma`,
+    with the delta method's standard error: a small change of the mean curve moves its minimum by the change of its
+    slope there, divided by its curvature, so that
+
+    .. math:: \hat\sigma = \frac{\mathrm{sd}_r\, f_r'(\hat x)}{\sqrt{M}\, \bar f''(\hat x)}
+
+    for the splines :math:`f_r` through each row and their mean :math:`\bar f`. The critical value :math:`c` is the
+    order statistic of rank :math:`\lceil \gamma (B + 1) \rceil` of :math:`|x^* - \hat x| / \sigma^*`, the minimum and
+    its error in each of :math:`B` resamples of the rows. Quantiles of :math:`x^*` itself, without the errors, cover too
+    seldom where the rows' curvatures are skewed, as they are in a regression on small batches.
 
     The spline is local, because the mean loss may rise by many orders of magnitude towards large rates, and a spline
     through such values rings: it has up to four knots on either side of the smallest mean, fewer where the :math:`n`-th
@@ -43,9 +51,14 @@ def argmin_interval(
     between these two neighbours. No spline is trusted where a step of the grid next to the smallest mean is above 0.13
     decades, or where one neighbour rises by more than four times what the second knot on the other side does: the
     resample then counts with all rates between the two neighbours. Where columns have exactly the same smallest mean it
-    counts with all rates between them.
+    counts with all rates between them. A resample without an error of its own (one of those, one whose minimum is at
+    the end of the rates, or one with equal rows) counts with the error of the data. Where the data have none either,
+    the ends are quantiles of the resampled minima, or of the ends of what they may be, expanded for small M: at
+    :math:`\Phi(-\sqrt{M/(M-1)}\; t_{M-1,\,(1+\gamma)/2})` from either side.
 
-    It assumes independent rows, and a mean loss that is smooth over a few steps of the grid. A minimum outside of the
+    It assumes independent rows with finite variances, and a mean loss that is smooth over a few steps of the grid. It
+    is asymptotic in M: of rows as skewed as those of a regression on batches of 16, it covers about 93% at a nominal
+    95% with M = 20 or 30 and 95% with M = 100, and misses mostly by lying above the best rate. A minimum outside of the
     rates that did not diverge is not covered: the interval is confined to them. Where the loss is flat against the
     noise the minima scatter, and coverage is rough; :func:`~autolr.statistics.best_set` is then what to look at.
 
@@ -66,6 +79,8 @@ def argmin_interval(
         DivergedError: If every column holds an ``inf``.
 
     References:
+        Hall (1988). On symmetric bootstrap confidence intervals. Journal of the Royal Statistical Society B 50(1).
+
         Hesterberg (2015). What teachers should know about the bootstrap. The American Statistician 69(4).
 
     Example:
@@ -87,44 +102,75 @@ def argmin_interval(
     if not finite.any():
         raise DivergedError("Every learning rate diverged in at least one subsample: there is no smallest mean loss.")
     rates = rates[finite]
-    first, last = locate_minima(np.log10(rates), resamples.means(values[:, finite]))
+    # NOTE: sums are rounded differently in another layout.
+    x, values = np.log10(rates), np.ascontiguousarray(values[:, finite])
+    blocks = [locate_minima(x, values, weights / num_rows) for weights in resamples]
+    first, last, error = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    (start,), (stop,), (own_error,) = locate_minima(x, values, np.full((1, num_rows), 1.0 / num_rows))
+    if own_error > 0.0:
+        distance = np.maximum(np.abs(first - start), np.abs(last - start))
+        half = own_error * critical_value(distance / np.where(error > 0.0, error, own_error), level)
+        return _rate(rates, float(start - half)), _rate(rates, float(stop + half))
     quantile = float(stats.t.ppf((1.0 + level) / 2.0, num_rows - 1))
     tail = float(special.ndtr(-np.sqrt(num_rows / (num_rows - 1.0)) * quantile))
     return _rate(rates, float(np.quantile(first, tail))), _rate(rates, float(np.quantile(last, 1.0 - tail)))
 
 
 def _rate(rates: FloatArray, exponent: float) -> float:
-    """Return the power of ten, or the rate of the grid that it is but for rounding."""
-    rate = float(np.clip(10.0**exponent, rates[0], rates[-1]))
+    """Return the power of ten, to nine decimals of the exponent, or the rate of the grid that it is but for rounding.
+
+    So that losses that differ by their rounding have the same interval.
+    """
+    rate = float(np.clip(10.0 ** round(min(max(exponent, -400.0), 308.0), 9), rates[0], rates[-1]))
     nearest = float(rates[np.abs(rates - rate).argmin()])
-    return nearest if abs(nearest - rate) <= 1e-12 * rate else rate
+    return nearest if abs(nearest - rate) <= 1e-8 * rate else rate
 
 
-def locate_minima(x: FloatArray, curves: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return between which abscissae each curve is smallest: the same one twice where a spline can tell.
+def locate_minima(x: FloatArray, values: FloatArray, shares: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return between which abscissae each mean curve is smallest, and with what error.
 
     Args:
         x: Decimal logarithms of the rates, increasing, shape ``(K,)``.
-        curves: Values at ``x``, shape ``(B, K)``.
+        values: Curves of the rows at ``x``, shape ``(M, K)``.
+        shares: Weights of the rows in each of B means, shape ``(B, M)``; each sums to 1.
+
+    Returns:
+        The lower and the upper abscissa, the same one twice where a spline can tell, and the error of this one but for
+        the factor of the number of rows: the standard deviation of the rows' slopes by the curvature of their mean, 0
+        where there is none. All of shape ``(B,)``.
     """
+    with np.errstate(over="ignore"):
+        curves = shares @ values
     tied = curves == curves.min(axis=1, keepdims=True)
     start, stop = tied.argmax(axis=1), x.size - 1 - tied[:, ::-1].argmax(axis=1)
-    first, last = x[start], x[stop]
+    first, last, error = x[start], x[stop], np.zeros(start.shape)
     unique = start == stop
+    values = np.clip(values, -HUGE, HUGE)
     for index in np.unique(start[unique]):
-        rows = unique & (start == index)
-        first[rows], last[rows] = _between_neighbours(x, curves[rows], int(index))
-    return first, last
+        rows = np.flatnonzero(unique & (start == index))
+        curve = np.clip(curves[rows], -HUGE, HUGE)
+        first[rows], last[rows], windows = _between_neighbours(x, curve, int(index))
+        for low, high in np.unique(windows[windows[:, 0] >= 0], axis=0):
+            inside = (windows == (low, high)).all(axis=1)
+            chosen = rows[inside]
+            first[chosen], error[chosen] = _spline_minima(
+                x, curve[inside], values, shares[chosen], int(index), slice(low, high + 1)
+            )
+            last[chosen] = first[chosen]
+    return first, last, error
 
 
-def _between_neighbours(x: FloatArray, curves: FloatArray, index: int) -> tuple[FloatArray, FloatArray]:
-    """Return as :func:`locate_minima` does for curves that are all smallest at ``x[index]``."""
+def _between_neighbours(x: FloatArray, curves: FloatArray, index: int) -> tuple[FloatArray, FloatArray, IntArray]:
+    """Return the neighbours of ``x[index]``, where the curves are smallest, and the first and last knot of each spline.
+
+    The knots, of shape ``(B, 2)``, are -1 where no spline is trusted.
+    """
     fine_steps = np.diff(x) <= MAX_STEP * (1.0 + 1e-9)
     left, right = max(index - 1, 0), min(index + 1, x.size - 1)
     first, last = np.full(curves.shape[0], x[left]), np.full(curves.shape[0], x[right])
+    windows = np.full((curves.shape[0], 2), -1)
     if left == right or not fine_steps[left:right].all():
-        return first, last
-    curves = np.clip(curves, -HUGE, HUGE)
+        return first, last, windows
     rise = curves - curves[:, [index]]
     # NOTE: a smooth minimum rises with the square of the distance; what rises far more is the edge of divergence.
     nearest = np.maximum(rise[:, left], rise[:, right])[:, None]
@@ -135,15 +181,46 @@ def _between_neighbours(x: FloatArray, curves: FloatArray, index: int) -> tuple[
             begin -= (begin == index - knots + 1) & smooth[:, index - knots]
         if index + knots < x.size and fine_steps[index + knots - 1]:
             end += (end == index + knots - 1) & smooth[:, index + knots]
-    trusted = np.ones(first.shape, dtype=np.bool_)
+    trusted = nearest[:, 0] > 0.0
     if 2 <= index < x.size - 1:
         trusted &= rise[:, right] <= STEEPEST * rise[:, index - 2]
     if 1 <= index < x.size - 2:
         trusted &= rise[:, left] <= STEEPEST * rise[:, index + 2]
+    windows[trusted] = np.stack([begin, end], axis=1)[trusted]
+    return first, last, windows
+
+
+def _spline_minima(
+    x: FloatArray, curves: FloatArray, values: FloatArray, shares: FloatArray, index: int, knots: slice
+) -> tuple[FloatArray, FloatArray]:
+    """Return the minima of splines through the curves at some knots, and their errors as in :func:`locate_minima`."""
+    left, right = max(index - 1, 0), min(index + 1, x.size - 1)
     fine = np.linspace(x[left], x[right], POINTS_PER_STEP * (right - left) + 1)
-    for low, high in np.unique(np.stack([begin, end], axis=1)[trusted], axis=0):
-        rows = trusted & (begin == low) & (end == high)
-        # In units of the rise to the neighbours, so that huge and tiny losses are the same.
-        curve = CubicSpline(x[low : high + 1], rise[rows, low : high + 1] / nearest[rows], axis=1)(fine)
-        first[rows] = last[rows] = fine[curve.argmin(axis=1)]
-    return first, last
+    # NOTE: splines are linear in the values at the knots.
+    basis = CubicSpline(x[knots], np.eye(knots.stop - knots.start))
+    value, slope, curvature = (basis(fine, order).T for order in range(3))
+    # In units of the rise to the neighbours, so that huge and tiny losses are the same.
+    rise = curves - curves[:, [index]]
+    unit = np.maximum(rise[:, left], rise[:, right])
+    rise = rise[:, knots] / unit[:, None]
+    nearest = (rise @ value).argmin(axis=1)
+    minima = fine[nearest]
+    tilt = np.einsum("bk,kb->b", rise, slope[:, nearest])
+    bend = np.einsum("bk,kb->b", rise, curvature[:, nearest])
+    smooth = (nearest > 0) & (nearest < fine.size - 1) & (bend > 0.0)
+    step = fine[1] - fine[0]
+    minima[smooth] -= np.clip(tilt[smooth] / bend[smooth], -step, step)
+    rows = values[:, knots] - values[:, [index]]
+    largest = np.abs(rows).max()
+    error = np.zeros(minima.shape)
+    if largest == 0.0:  # columns that are equal but for the rounding of their means
+        return minima, error
+    slopes = (rows / largest) @ slope
+    square = np.take_along_axis(shares @ slopes**2, nearest[:, None], axis=1)[:, 0]
+    ratio = unit / largest
+    variance = square - (tilt * ratio) ** 2
+    smooth &= variance > DEGENERATE * square
+    with np.errstate(over="ignore", divide="ignore"):
+        error[smooth] = np.sqrt(variance[smooth]) / ratio[smooth] / bend[smooth]
+    error[np.isinf(error)] = 0.0
+    return minima, error
