@@ -254,6 +254,15 @@ def test_the_modes_of_the_modules_are_those_of_the_user(data):
     assert not model[1].training
 
 
+def test_batches_go_to_the_device_given(model, data):
+    tuner = tuner_of(model, device="cpu")
+    np.testing.assert_array_equal(delta_of(tuner, data), delta_of(tuner_of(model), data))
+    assert tuner.result.settings["device"] == "cpu"
+    with pytest.raises(RuntimeError) as caught:
+        delta_of(tuner_of(model, device="meta"), data)
+    assert caught.value.__notes__
+
+
 def test_a_warm_start_differs_from_a_cold_one_and_leaves_the_optimizer_empty(model, data):
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
     tuner = AutoLRTuner(model, nn.MSELoss(), optimizer, rng=0)

@@ -203,6 +203,11 @@ def test_what_is_below_the_resolution_and_what_only_rises(means, words):
     assert str(logged(means, noise=0.0 if means[-1] == 0.0 else 1e-10)).startswith(words)
 
 
+def test_a_grid_that_diverges_from_its_second_rate_on_asks_for_smaller_ones():
+    words = str(logged([1e-3, INF, INF]))
+    assert words.startswith("I cannot tell: the loss rises from the smallest rate of the grid on. Use smaller ones")
+
+
 def test_where_no_mean_falls_the_edge_is_where_the_loss_clearly_rises():
     words = str(logged([1e-4, 1e-4, 0.5, 0.9]))
     assert words.startswith("I cannot tell: at no rate does a step lower the loss with 95% confidence")
