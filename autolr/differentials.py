@@ -92,6 +92,17 @@ class LossDifferentials:
         delta.setflags(write=False)
         return delta
 
+    def at(self, learning_rate: float) -> FloatArray:
+        """Return the loss differentials at one rate of the grid, shape (M,), at the last horizon.
+
+        Raises:
+            ValueError: If the rate is not one of the grid.
+        """
+        columns = np.flatnonzero(self.learning_rates == learning_rate)
+        if columns.size == 0:
+            raise ValueError(invalid("learning_rate", "be a rate of the grid", learning_rate))
+        return self.delta[:, int(columns[0])]
+
     def to_frame(self, *, tidy: bool = False) -> pd.DataFrame:
         """Return the differentials as a frame.
 

@@ -155,16 +155,6 @@ def decide(
     if rates.size > 1 and pick in (0, rates.size - 1):
         edge = "low" if pick == 0 else "high"
     best = tuple(map(float, rates[inside]))
-    doubt: Doubt | None = None
-    if unresolved[complete].all():
-        doubt = "resolution"
-    elif not _improves(probed, own, method, level):
-        # of a loss that rises clearly, or diverges, from the smallest rate on, it is the grid that is wrong
-        doubt = "edge" if edge == "low" and _rises_early(probed, level) else "flat"
-    elif best and best[-1] >= _TOO_WIDE * best[0]:
-        doubt = "wide"
-    elif edge is not None:
-        doubt = "edge"
     return Suggestion(
         learning_rate=float(rates[pick]),
         method=method,
@@ -177,7 +167,7 @@ def decide(
         at_grid_edge=edge,
         horizon=int(record.horizons[-1]),
         confidence_level=level,
-        doubt=doubt,
+        doubt=_doubt(probed, own, method, level, best=best, edge=edge, unresolved=bool(unresolved[complete].all())),
         below_resolution=bool(unresolved[pick]),
         caveats=tuple(_caveats(result, method, pick, inside=pick in inside, unresolved=bool(unresolved[pick]))),
         evidence=result,
@@ -193,7 +183,7 @@ def warn_of(suggestion: Suggestion) -> None:
         side = "smallest" if suggestion.at_grid_edge == "low" else "largest"
         message = f"The pick {rate} is the {side} rate of the grid: the best one may lie outside; widen the grid."
         warnings.warn(message, GridEdgeWarning, stacklevel=stacklevel)
-    column = record.delta[:, int(np.searchsorted(record.learning_rates, suggestion.learning_rate))]
+    column = record.at(suggestion.learning_rate)
     if np.isinf(column).any():
         message = f"At the pick {rate}, {int(np.isinf(column).sum())} of {len(column)} probes diverged."
         warnings.warn(message, DivergenceWarning, stacklevel=stacklevel)
@@ -210,18 +200,31 @@ def _stacklevel() -> int:
     return level
 
 
-def _improves(delta: FloatArray, pick: int, method: str, level: float) -> bool:
-    """Return whether the loss falls with confidence: at some rate of the grid, or at the pick of the median."""
+def _doubt(
+    delta: FloatArray,
+    pick: int,
+    method: str,
+    level: float,
+    *,
+    best: tuple[float, ...],
+    edge: Literal["low", "high"] | None,
+    unresolved: bool,
+) -> Doubt | None:
+    """Return why the rate cannot be told; ``delta (M, K)`` holds the rates that were probed in every row."""
+    if unresolved:
+        return "resolution"
+    band_low, band_high = simultaneous_band(delta, confidence_level=level, rng=0)
     if method == "median":
-        return bool(median_interval(delta[:, [pick]], confidence_level=level)[1][0] < 0.0)
-    return bool((simultaneous_band(delta, confidence_level=level, rng=0)[1] < 0.0).any())
-
-
-def _rises_early(delta: FloatArray, level: float) -> bool:
-    """Return whether the loss rises with confidence at the smallest rate, or probes diverge at the next one."""
-    if np.isinf(delta[:, :2]).any():
-        return True
-    return bool(simultaneous_band(delta, confidence_level=level, rng=0)[0][0] > 0.0)
+        falls = bool(median_interval(delta[:, [pick]], confidence_level=level)[1][0] < 0.0)
+    else:
+        falls = bool((band_high < 0.0).any())
+    if not falls:
+        # of a loss that rises clearly at the smallest rate, or diverges at the next, it is the grid that is wrong
+        early = bool(band_low[0] > 0.0) or bool(np.isinf(delta[:, :2]).any())
+        return "edge" if edge == "low" and early else "flat"
+    if best and best[-1] >= _TOO_WIDE * best[0]:
+        return "wide"
+    return "edge" if edge is not None else None
 
 
 def _is_below_resolution(result: "TuningResult", delta: FloatArray) -> BoolArray:

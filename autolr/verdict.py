@@ -46,7 +46,7 @@ def no_decision(error: NoCandidateError, result: "TuningResult") -> str:
 
 def _decision(suggestion: "Suggestion") -> str:
     record = suggestion.evidence.differentials
-    column = record.delta[:, int(np.searchsorted(record.learning_rates, suggestion.learning_rate))]
+    column = record.at(suggestion.learning_rate)
     steps = "one step changes" if suggestion.horizon == 1 else f"{suggestion.horizon} steps change"
     statistic, change = ("median", np.median(column)) if suggestion.method == "median" else ("mean", column.mean())
     return (

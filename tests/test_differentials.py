@@ -261,3 +261,10 @@ def test_records_of_the_same_rates_are_put_below_each_other():
 def test_records_of_other_rates_are_not(other, error, text):
     with pytest.raises(error, match=re.escape(text)):
         make().extended(other)
+
+
+def test_the_differentials_at_a_rate_are_its_column():
+    record = LossDifferentials([0.1, 1.0], [2.0, 4.0], [[1.5, 2.5], [3.0, INF]])
+    np.testing.assert_array_equal(record.at(1.0), [0.5, INF])
+    with pytest.raises(ValueError, match=r"`learning_rate` must be a rate of the grid, got 0\.5"):
+        record.at(0.5)
