@@ -10,10 +10,19 @@ from numpy.typing import ArrayLike
 from torch.utils.data import IterableDataset
 
 from autolr._typing import Batch, EngineName, FloatArray, Rng, Sampling
-from autolr._validation import check_flag, check_integer, check_learning_rates, check_option, check_real, invalid
+from autolr._validation import (
+    check_confidence_level,
+    check_flag,
+    check_integer,
+    check_learning_rates,
+    check_option,
+    check_real,
+    invalid,
+)
 from autolr.data import DEFAULT_BATCH_SIZE, BatchStream, Data, DatasetRows, read_data
 from autolr.probing.held import data_generators
 from autolr.probing.random_state import ForkedRandomness
+from autolr.statistics.sequential import check_regret_tolerance
 from autolr.subsampling import (
     EVALUATION,
     ROW_STATE,
@@ -38,6 +47,9 @@ class Plan:
         warmup_steps: The steps that feed the optimizer's moments.
         engine: The engine asked for.
         entropy: What all randomness is made of.
+        adaptive: Whether rates are dropped while tuning.
+        confidence_level: The level of the adaptive decision, and of the result's intervals by default.
+        regret_tolerance: At which share of its gain the regret of the pick is small enough to stop.
         time_budget: Seconds, or ``None``.
         progress: Whether a bar is shown; ``None``: on a terminal.
         generators: The user's own random generators in the data, to be put back.
@@ -53,6 +65,9 @@ class Plan:
     warmup_steps: int
     engine: EngineName
     entropy: int
+    adaptive: bool
+    confidence_level: float
+    regret_tolerance: float
     time_budget: float | None
     progress: bool | None
     generators: tuple[object, ...]
@@ -112,6 +127,8 @@ def make_plan(
     engine: EngineName,
     interpolate: bool,
     adaptive: bool,
+    regret_tolerance: float,
+    confidence_level: float,
     time_budget: float | None,
     progress: bool | None,
 ) -> Plan:
@@ -128,9 +145,11 @@ def make_plan(
         raise ValueError(invalid("horizon", "be 1 in this version", horizon))
     warmup_steps = check_integer("warmup_steps", warmup_steps, minimum=0)
     check_option("engine", engine, EngineName)
-    for name, flag in (("interpolate", interpolate), ("adaptive", adaptive)):
-        if check_flag(name, flag):
-            raise ValueError(invalid(name, "be False in this version", flag))
+    if check_flag("interpolate", interpolate):
+        raise ValueError(invalid("interpolate", "be False in this version", interpolate))
+    adaptive = check_flag("adaptive", adaptive)
+    confidence_level = check_confidence_level(confidence_level)
+    regret_tolerance = check_regret_tolerance(regret_tolerance)
     if time_budget is not None:
         time_budget = check_real("time_budget", time_budget, above=0.0)
     if progress is not None:
@@ -163,6 +182,9 @@ def make_plan(
         warmup_steps=warmup_steps,
         engine=engine,
         entropy=entropy,
+        adaptive=adaptive,
+        confidence_level=confidence_level,
+        regret_tolerance=regret_tolerance,
         time_budget=time_budget,
         progress=progress,
         generators=tuple(data_generators((X, evaluation))),
@@ -177,7 +199,9 @@ def make_plan(
             "warmup_steps": warmup_steps,
             "engine_asked": engine,
             "interpolate": False,
-            "adaptive": False,
+            "adaptive": adaptive,
+            "confidence_level": confidence_level,
+            "regret_tolerance": regret_tolerance,
             "time_budget": time_budget,
             "rng": entropy,
         },

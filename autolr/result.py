@@ -14,6 +14,7 @@ from autolr._typing import IntervalMethod, Method, Rng, Settings
 from autolr._validation import invalid
 from autolr.differentials import LossDifferentials
 from autolr.errors import NoCandidateError
+from autolr.levels import level_of
 from autolr.plotting import plot_differentials
 from autolr.statistics.summary import summarize
 from autolr.storage import load_json, save_json
@@ -69,29 +70,34 @@ class TuningResult:
     def summary(
         self,
         *,
-        confidence_level: float = 0.95,
+        confidence_level: float | None = None,
         interval: IntervalMethod = "bootstrap-t",
         num_resamples: int = 2000,
         rng: Rng = 0,
     ) -> pd.DataFrame:
         """Return the table of the rates: means, intervals, shares. See :func:`autolr.statistics.summary.summarize`.
 
+        Of a result that was looked at before, by an adaptive tuning or by you before :meth:`extend`, all intervals and
+        the set are wider: they are computed at a level that is corrected for the looks, see
+        :func:`autolr.levels.level_of`.
+
         Args:
-            confidence_level: The coverage of every interval, in (0, 1).
+            confidence_level: The coverage of every interval, in (0, 1); by default that of the tuning, 0.95. After an
+                adaptive tuning not above that one, by which rates were dropped.
             interval: The interval of the mean: ``"bootstrap-t"``, ``"t"``, ``"percentile"`` or ``"bca"``.
-            num_resamples: The number of bootstrap resamples B.
+            num_resamples: The number of bootstrap resamples B; more where a corrected level needs them.
             rng: The randomness of the resamples; the same table comes out at each call by default.
 
         Returns:
             A frame indexed by ``learning_rate``.
         """
-        record = self.differentials
+        record, level = self.differentials, level_of(self.settings, confidence_level)
         return summarize(
             record.learning_rates,
             record.delta,
-            confidence_level=confidence_level,
+            confidence_level=level.corrected,
             interval=interval,
-            num_resamples=num_resamples,
+            num_resamples=level.resamples(num_resamples),
             rng=rng,
         )
 
@@ -101,7 +107,8 @@ class TuningResult:
         Args:
             method: ``"mean"``, ``"median"``, ``"variance_penalized"``, ``"ucb"``, ``"one_se"``, ``"variance"`` or
                 ``"max"``.
-            **options: ``penalty`` of ``"variance_penalized"``; ``confidence_level`` of all intervals and bounds.
+            **options: ``penalty`` of ``"variance_penalized"``; ``confidence_level`` of all intervals and bounds, by
+                default that of the tuning, 0.95; corrected for looks as in :meth:`summary`.
 
         Raises:
             DivergedError: If every rate diverged.
@@ -127,7 +134,7 @@ class TuningResult:
         ax: "Axes | None" = None,
         *,
         method: Method = "mean",
-        confidence_level: float = 0.95,
+        confidence_level: float | None = None,
         xlim: tuple[float, float] | None = None,
         trim: float = 0.05,
         show_subsamples: bool = False,
@@ -137,7 +144,7 @@ class TuningResult:
         Args:
             ax: Where to draw; by default new axes.
             method: The method of the pick.
-            confidence_level: The coverage of the intervals drawn.
+            confidence_level: The coverage of the intervals drawn; by default that of the tuning, 0.95.
             xlim: The rates shown, a zoom.
             trim: The share of extreme ends of the intervals that is left out of the range of the losses.
             show_subsamples: Draw each subsample's differentials too.
@@ -158,7 +165,7 @@ class TuningResult:
             self.summary(confidence_level=confidence_level),
             delta=self.differentials.delta if show_subsamples else None,
             method=method,
-            confidence_level=confidence_level,
+            confidence_level=level_of(self.settings, confidence_level).nominal,
             xlim=xlim,
             trim=trim,
             ax=ax,
@@ -168,15 +175,21 @@ class TuningResult:
     def extend(self, other: "TuningResult") -> "TuningResult":
         """Return this result with the rows of another one, of the same rates and horizons, below its own.
 
-        The settings are these; the costs of both are added, and both engines named.
+        The settings are these; the costs of both are added, and both engines named. Whoever adds rows has seen these,
+        so that it counts as a further look at the numbers, and intervals are corrected for it: see :meth:`summary`. The
+        first look was made without a correction, so that all of them together err with at most 1.4 times the
+        probability asked for. To look several times without that, tune with ``adaptive=True``.
 
         Raises:
             TypeError: If ``other`` is no result.
-            ValueError: If its rates or horizons differ.
+            ValueError: If its rates or horizons differ, or one of both is adaptive, whose looks were planned.
         """
         if not isinstance(other, TuningResult):
             raise TypeError(invalid("other", "be a TuningResult", other))
+        if self.settings.get("adaptive") or other.settings.get("adaptive"):
+            raise ValueError(invalid("other", "extend and be a result of adaptive=False", "one of adaptive=True"))
         settings = dict(self.settings)
+        settings["num_extensions"] = settings.get("num_extensions", 0) + other.settings.get("num_extensions", 0) + 1
         for name in ("num_subsamples", "num_gradients", "num_forwards", "num_evaluations", "seconds"):
             if name in settings and name in other.settings:
                 settings[name] += other.settings[name]

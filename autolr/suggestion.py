@@ -9,9 +9,11 @@ import numpy as np
 import torch
 
 from autolr._text import format_rate
-from autolr._typing import BoolArray, FloatArray, Method
-from autolr._validation import check_confidence_level, invalid
+from autolr._typing import FloatArray, Method
+from autolr._validation import invalid
+from autolr.caveats import caveats_of, is_below_resolution
 from autolr.errors import DivergenceWarning, GridEdgeWarning, ResolutionWarning
+from autolr.levels import level_of
 from autolr.param_groups import base_learning_rates, set_learning_rate
 from autolr.schedules.rebase import rebase_scheduler
 from autolr.statistics.argmin_interval import argmin_interval
@@ -28,9 +30,6 @@ if TYPE_CHECKING:
     from autolr.result import TuningResult
 
 _TAKES_LEVEL = ("ucb", "variance")
-# NOTE: a difference of two rounded losses is a multiple of their resolution; below a few of them it is rounding only
-_RESOLUTIONS = 4.0
-_FEW_SUBSAMPLES = 20
 _TOO_WIDE = 100.0  # a set of best rates that spans this factor does not narrow the rate down
 
 
@@ -128,29 +127,32 @@ class Suggestion:
 
 
 def decide(
-    result: "TuningResult", method: Method = "mean", *, confidence_level: float = 0.95, **options: Any
+    result: "TuningResult", method: Method = "mean", *, confidence_level: float | None = None, **options: Any
 ) -> Suggestion:
     """Make the decision by a method, quietly; see :meth:`TuningResult.suggest` for arguments and errors."""
-    level = check_confidence_level(confidence_level)
+    level = level_of(result.settings, confidence_level)
     if method in _TAKES_LEVEL:
-        options["confidence_level"] = level
+        options["confidence_level"] = level.corrected
     record = result.differentials
     rates, delta = record.learning_rates, record.delta
     choice = choose(delta, method, **options)
     pick = choice.index
 
     complete = np.flatnonzero(~np.isnan(delta).any(axis=0))
-    probed = delta[:, complete]
+    probed, own = delta[:, complete], int(np.flatnonzero(complete == pick)[0])
+    sampled: dict[str, Any] = {
+        "confidence_level": level.corrected,
+        "num_resamples": level.resamples(2000),
+        "rng": 0,
+    }
     comparison = default_method(len(delta))
-    inside = complete[best_set(probed, confidence_level=level, method=comparison, rng=0)]
-    finite = bool(np.isfinite(probed).all(axis=0).any())
-    low, high = (
-        argmin_interval(rates[complete], probed, confidence_level=level, rng=0) if finite else (rates[0], rates[-1])
-    )
-    own = int(np.flatnonzero(complete == pick)[0])
-    regret = regret_bound(probed, own, confidence_level=level, method=comparison, rng=0) if finite else np.inf
+    inside = complete[best_set(probed, method=comparison, **sampled)]
+    low, high, regret = rates[0], rates[-1], np.inf
+    if np.isfinite(probed).all(axis=0).any():
+        low, high = argmin_interval(rates[complete], probed, **sampled)
+        regret = regret_bound(probed, own, method=comparison, **sampled)
     stable = max_stable_index(delta)
-    unresolved = _is_below_resolution(result, delta)
+    unresolved = is_below_resolution(result)
     edge: Literal["low", "high"] | None = None
     if rates.size > 1 and pick in (0, rates.size - 1):
         edge = "low" if pick == 0 else "high"
@@ -166,10 +168,10 @@ def decide(
         regret_bound=float(regret),
         at_grid_edge=edge,
         horizon=int(record.horizons[-1]),
-        confidence_level=level,
-        doubt=_doubt(probed, own, method, level, best=best, edge=edge, unresolved=bool(unresolved[complete].all())),
+        confidence_level=level.nominal,
+        doubt=_doubt(probed, own, method, sampled, best=best, edge=edge, unresolved=bool(unresolved[complete].all())),
         below_resolution=bool(unresolved[pick]),
-        caveats=tuple(_caveats(result, method, pick, inside=pick in inside, unresolved=bool(unresolved[pick]))),
+        caveats=caveats_of(result, method, pick, inside),
         evidence=result,
     )
 
@@ -204,7 +206,7 @@ def _doubt(
     delta: FloatArray,
     pick: int,
     method: str,
-    level: float,
+    sampled: dict[str, Any],
     *,
     best: tuple[float, ...],
     edge: Literal["low", "high"] | None,
@@ -213,9 +215,9 @@ def _doubt(
     """Return why the rate cannot be told; ``delta (M, K)`` holds the rates that were probed in every row."""
     if unresolved:
         return "resolution"
-    band_low, band_high = simultaneous_band(delta, confidence_level=level, rng=0)
+    band_low, band_high = simultaneous_band(delta, **sampled)
     if method == "median":
-        falls = bool(median_interval(delta[:, [pick]], confidence_level=level)[1][0] < 0.0)
+        falls = bool(median_interval(delta[:, [pick]], confidence_level=sampled["confidence_level"])[1][0] < 0.0)
     else:
         falls = bool((band_high < 0.0).any())
     if not falls:
@@ -225,41 +227,3 @@ def _doubt(
     if best and best[-1] >= _TOO_WIDE * best[0]:
         return "wide"
     return "edge" if edge is not None else None
-
-
-def _is_below_resolution(result: "TuningResult", delta: FloatArray) -> BoolArray:
-    """Return at which rates the differentials are no more than rounding errors of the losses, shape (K,)."""
-    resolution = float(result.settings.get("resolution", 0.0))
-    size = float(np.abs(result.differentials.loss_pre).mean())
-    return np.asarray(np.abs(delta).mean(axis=0) <= _RESOLUTIONS * resolution * size)
-
-
-def _caveats(result: "TuningResult", method: str, pick: int, *, inside: bool, unresolved: bool) -> list[str]:
-    settings, record = result.settings, result.differentials
-    num_rows = record.num_subsamples
-    asked = settings.get("num_subsamples", num_rows)
-    column = record.delta[:, pick]
-    diverged = int(np.isinf(column).sum())
-    passes = settings.get("evaluation_passes", 1)
-    conditions: list[tuple[bool, str]] = [
-        (diverged > 0, f"At the pick, {diverged} of {num_rows} probes diverged."),
-        (method == "max", "This is the largest rate at which no subsample's loss rose: a bound, not a good rate."),
-        (not inside and method != "max", "The pick is outside of the set of rates that are as good as the best mean."),
-        (unresolved, "The differentials at the pick are below the resolution of the loss."),
-        (bool(settings.get("out_of_time")), f"The time budget ended after {num_rows} of {asked} subsamples."),
-        (
-            num_rows < asked and not settings.get("out_of_time"),
-            f"The data ended after {num_rows} of {asked} subsamples.",
-        ),
-        (settings.get("repeatable") is False, "The same weights gave two losses on the same batch: it is drawn anew."),
-        (
-            num_rows < _FEW_SUBSAMPLES,
-            f"Sets and bounds are rough below {_FEW_SUBSAMPLES} subsamples; these are {num_rows}.",
-        ),
-        (
-            settings.get("evaluation") == "subsample",
-            "Losses were measured on the subsample that gave the gradient, which flatters the step.",
-        ),
-        (passes > 1, f"The evaluation data was read {passes} times: rows share its batches, which no interval knows."),
-    ]
-    return [sentence for applies, sentence in conditions if applies]

@@ -1,10 +1,10 @@
 """AutoLRTuner: data, subsamples, probes and result, wired together."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -13,18 +13,20 @@ from numpy.typing import ArrayLike
 from torch import nn
 from tqdm.auto import tqdm
 
-from autolr._typing import Batch, ComputeLoss, EngineName, LossFunction, Method, Rng, Sampling
+from autolr._typing import Batch, ComputeLoss, EngineName, FloatArray, LossFunction, Method, Rng, Sampling
 from autolr._validation import check_integer, check_rng, invalid
 from autolr._version import versions
+from autolr.adaptive import probe_adaptively
 from autolr.batches import outline
 from autolr.differentials import LossDifferentials
 from autolr.errors import NotTunedError
 from autolr.grids import log_grid
+from autolr.levels import DEFAULT_LEVEL
 from autolr.param_groups import base_learning_rates
 from autolr.plan import Plan, make_plan
 from autolr.probing.objective import Objective
 from autolr.probing.random_state import ForkedRandomness
-from autolr.probing.rows import probe_rows
+from autolr.probing.rows import ProbedRows, probe_rows
 from autolr.probing.start import Start
 from autolr.probing.state import Snapshot, preserved_state
 from autolr.probing.step import probe_by_steps
@@ -110,6 +112,8 @@ class AutoLRTuner:
         engine: EngineName = "auto",
         interpolate: bool = False,
         adaptive: bool = False,
+        regret_tolerance: float = 0.05,
+        confidence_level: float = DEFAULT_LEVEL,
         time_budget: float | None = None,
         progress: bool | None = None,
     ) -> TuningResult:
@@ -140,7 +144,13 @@ class AutoLRTuner:
             engine: ``"step"``: the real optimizer step at every rate, the reference. ``"line"``: one real step, then
                 forwards along its line, verified against real steps. ``"auto"``: the fastest one that verifies.
             interpolate: Interpolation between rates; ``False`` in this version.
-            adaptive: Dropping rates while tuning; ``False`` in this version.
+            adaptive: ``True``: look after 20, 40, 80, ... rows, each time at a level that is corrected for the number
+                of looks; no longer probe the rates that cannot be the best, and stop when one rate is left or the pick
+                is good enough. ``num_subsamples`` is then the most it may use. The result's intervals are corrected
+                too, so that they hold at the stop; its ``settings`` tell the looks, and the probes made and saved.
+            regret_tolerance: Adaptive: stop when the bound on what the pick loses to the best rate is at most this
+                share of what it gains.
+            confidence_level: The level of the adaptive decision; also the default of the result's intervals.
             time_budget: Seconds after which no further row is begun, two at the least. The clock does not look at the
                 losses, so that the intervals stay valid.
             progress: ``None``: a bar on a terminal only; ``True`` or ``False`` force it.
@@ -169,6 +179,8 @@ class AutoLRTuner:
             engine=engine,
             interpolate=interpolate,
             adaptive=adaptive,
+            regret_tolerance=regret_tolerance,
+            confidence_level=confidence_level,
             time_budget=time_budget,
             progress=progress,
         )
@@ -180,15 +192,24 @@ class AutoLRTuner:
     def extend(self, num_subsamples: int) -> TuningResult:
         """Add subsamples to the last result: the rows that a longer tuning would have had.
 
+        A further look at the numbers has its price, so that intervals are then corrected for it: see
+        :meth:`TuningResult.extend`.
+
         Args:
             num_subsamples: How many rows are added; fewer where the ``time_budget`` of the tuning ends them.
 
         Raises:
             NotTunedError: If nothing was tuned yet.
-            ValueError: If the data cannot be drawn again (a loader, an iterable), or the model or the data has changed.
+            ValueError: If the data cannot be drawn again (a loader, an iterable), the model or the data has changed, or
+                the tuning was adaptive, which plans its looks.
         """
         result = self.result
         num_subsamples = check_integer("num_subsamples", num_subsamples, minimum=1)
+        if result.settings["adaptive"]:
+            raise ValueError(
+                f"`num_subsamples` must extend a tuning with adaptive=False, got {num_subsamples}: its looks were"
+                " planned. Tune again with a larger num_subsamples."
+            )
         plan = self._plan
         if plan is None:
             raise ValueError(
@@ -244,15 +265,21 @@ class AutoLRTuner:
             if before is not None:
                 _check_unchanged(start, draw(0), before.differentials)
             deadline = None if plan.time_budget is None else began + plan.time_budget
-            probed = probe_rows(
-                start,
-                plan.learning_rates,
-                draw,
-                rows,
-                engine=plan.engine,
-                deadline=deadline,
-                progress=partial(_progress_bar, plan.progress),
-            )
+            with _progress_bar(plan.progress, len(rows)) as bar:
+                probe = partial(
+                    _probe_rows, start, draw=draw, deadline=deadline, progress=partial(_advance, bar, rows.start)
+                )
+                if plan.adaptive:
+                    probed, looked = probe_adaptively(
+                        probe,
+                        plan.learning_rates,
+                        len(rows),
+                        engine=plan.engine,
+                        confidence_level=plan.confidence_level,
+                        regret_tolerance=plan.regret_tolerance,
+                    )
+                else:
+                    probed, looked = probe(plan.learning_rates, rows, plan.engine), {}
         if before is None and len(probed.loss_pre) < 2:
             where = "X" if isinstance(plan.evaluation, str) else "X` and `evaluation"
             batches = 4 if plan.evaluation == "independent" else 2
@@ -269,6 +296,7 @@ class AutoLRTuner:
             "engine_reason": probed.engine_reason,
             "repeatable": probed.repeatable,
             "out_of_time": probed.out_of_time,
+            **looked,
             **training.settings(),
             "resolution": objective.epsilon,
             "num_gradients": objective.num_gradients,
@@ -311,5 +339,20 @@ def _check_unchanged(start: Start, batches: tuple[Batch, Batch] | None, before: 
         )
 
 
-def _progress_bar(progress: bool | None, rows: Iterable[int]) -> Iterable[int]:
-    return tqdm(rows, desc="subsamples", unit="", leave=False, disable=None if progress is None else not progress)
+def _probe_rows(
+    start: Start, learning_rates: FloatArray, rows: range, engine: EngineName, at_least: int = 2, **options: Any
+) -> ProbedRows:
+    return probe_rows(start, learning_rates, rows=rows, engine=engine, at_least=at_least, **options)
+
+
+def _progress_bar(progress: bool | None, num_rows: int) -> "tqdm[NoReturn]":
+    disable = None if progress is None else not progress
+    return tqdm(total=num_rows, desc="subsamples", unit="", leave=False, disable=disable)
+
+
+def _advance(bar: "tqdm[NoReturn]", first: int, rows: Iterable[int]) -> Iterator[int]:
+    """Yield the rows, and keep the bar at what is done of them: a second pass over them takes it back."""
+    for row in rows:
+        bar.update(row - first - bar.n)
+        yield row
+        bar.update(row + 1 - first - bar.n)

@@ -8,6 +8,7 @@ import numpy as np
 from autolr._text import format_rate
 from autolr._typing import BoolArray, FloatArray
 from autolr.errors import DivergedError, NoCandidateError
+from autolr.levels import level_of
 from autolr.statistics.bands import simultaneous_band
 
 if TYPE_CHECKING:
@@ -136,19 +137,26 @@ def _edge(suggestion: "Suggestion") -> str:
     if first == rates.size:
         top = suggestion.learning_rate == rates[-1]
         return "" if top else f"The loss rises at no larger rate of the grid, up to {format_rate(rates[-1])}."
-    rises = ~(np.where(np.isnan(record.delta), np.inf, record.delta).mean(axis=0) < 0.0)  # also where probes diverged
+    rises = ~(_own_means(record.delta) < 0.0)  # also where probes diverged, or none was made
     sentences = []
     if not diverged[first]:
         sentences.append(f"the loss {_from(rates, rises, first, 'rises', 'first rises')}")
     later = np.flatnonzero(diverged[first:])
     if later.size:
         at = first + int(later[0])
-        some = f"{diverged[at]} of {record.num_subsamples} probes diverged"
+        some = f"{diverged[at]} of {(~np.isnan(record.delta[:, at])).sum()} probes diverged"
         sentences.append(_from(rates, diverged > 0, at, "probes diverge", some))
     if diverged[:first].any():
         sentences.append(f"some diverged at {format_rate(rates[int(np.flatnonzero(diverged)[0])])} too")
     text = ", ".join(sentences)
     return f"{text[0].upper()}{text[1:]}."
+
+
+def _own_means(delta: FloatArray) -> FloatArray:
+    """Return the mean of each column over the rows in which it was probed, NaN where in none, shape (K,)."""
+    probed = ~np.isnan(delta)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.where(probed, delta, 0.0).sum(axis=0) / probed.sum(axis=0))
 
 
 def _from(rates: FloatArray, holds: BoolArray, first: int, always: str, once: str) -> str:
@@ -162,7 +170,8 @@ def _edge_of_no_fall(suggestion: "Suggestion") -> str:
     record = suggestion.evidence.differentials
     probed = ~np.isnan(record.delta).any(axis=0)
     rates, delta = record.learning_rates[probed], record.delta[:, probed]
-    low, _ = simultaneous_band(delta, confidence_level=suggestion.confidence_level, rng=0)
+    level = level_of(suggestion.evidence.settings, suggestion.confidence_level)
+    low, _ = simultaneous_band(delta, confidence_level=level.corrected, num_resamples=level.resamples(2000), rng=0)
     rises = (low > 0.0) | np.isinf(delta).any(axis=0)
     start = int(np.where(np.isinf(delta).any(axis=0), np.inf, delta.mean(axis=0)).argmin())
     above = np.flatnonzero(rises[start:])
@@ -177,12 +186,16 @@ def _edge_of_no_fall(suggestion: "Suggestion") -> str:
 def _evidence(result: "TuningResult") -> str:
     settings, num_rows = result.settings, result.differentials.num_subsamples
     size, sampling = settings.get("batch_size"), settings.get("sampling")
-    text = f"Measured on {num_rows} {'disjoint ' if sampling == 'partition' else ''}subsamples"
+    adaptive = bool(settings.get("adaptive")) and "looks" in settings
+    most = f" of at most {settings['num_subsamples']}" if adaptive else ""
+    text = f"Measured on {num_rows}{most} {'disjoint ' if sampling == 'partition' else ''}subsamples"
     text += f" of {size} observations" if size else ""
     where = {"independent": ", with losses on others", "own data": ", with losses on data of your own"}
     text += where.get(settings.get("evaluation", ""), "")
-    about = {"independent": ", for this dataset", "partition": ", for the population too"}
-    text += about.get(str(sampling), "") if settings.get("evaluation_passes", 1) == 1 else ""
+    text += ", for the population too" if sampling == "partition" and settings.get("evaluation_passes", 1) == 1 else ""
     if {"seconds", "num_evaluations"} <= settings.keys():
         text += f": {settings['num_evaluations']:.0f} gradient evaluations in {settings['seconds']:.1f} s"
+    if adaptive:
+        share, looks = settings["num_probes"] / settings["num_probes_fixed"], len(settings["looks"])
+        text += f", {100.0 * share:.0f}% of all probes, in {looks} look{'s' if looks != 1 else ''}"
     return f"{text}."

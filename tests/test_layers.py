@@ -14,8 +14,8 @@ LAYERS = [
     {"grids", "batches", "data", "param_groups", "differentials", "subsampling"},
     {"probing", "statistics"},
     {"plotting", "_plot_axes", "schedules", "storage"},
-    {"suggestion", "verdict", "result"},
-    {"plan", "training"},
+    {"levels", "caveats", "suggestion", "verdict", "result"},
+    {"plan", "training", "adaptive"},
     {"tuner"},
     {"demo", "cli", "__main__"},
 ]

@@ -36,6 +36,8 @@ def plan(data=NUMBERS, targets=None, **changes):
         "engine": "auto",
         "interpolate": False,
         "adaptive": False,
+        "regret_tolerance": 0.05,
+        "confidence_level": 0.95,
         "time_budget": None,
         "progress": None,
     }
@@ -79,7 +81,9 @@ REFUSED = [
     ({"warmup_steps": -1}, ValueError, "`warmup_steps` must be at least 0, got -1."),
     ({"engine": "fast"}, ValueError, "`engine` must be one of 'auto', 'step', 'line', got 'fast'."),
     ({"interpolate": True}, ValueError, "`interpolate` must be False in this version, got True."),
-    ({"adaptive": True}, ValueError, "`adaptive` must be False in this version, got True."),
+    ({"regret_tolerance": -0.1}, ValueError, "`regret_tolerance` must be finite and at least 0, got -0.1."),
+    ({"regret_tolerance": "5%"}, TypeError, "`regret_tolerance` must be a real number, got '5%'."),
+    ({"confidence_level": 95}, ValueError, "`confidence_level` must be finite and above 0 and below 1, got 95."),
     ({"adaptive": 1}, TypeError, "`adaptive` must be True or False, got 1."),
     ({"time_budget": 0}, ValueError, "`time_budget` must be finite and above 0, got 0."),
     ({"time_budget": "1 h"}, TypeError, "`time_budget` must be a real number, got '1 h'."),
@@ -118,6 +122,8 @@ def test_the_settings_say_every_choice_in_json_values():
         "engine_asked": "auto",
         "interpolate": False,
         "adaptive": False,
+        "regret_tolerance": 0.05,
+        "confidence_level": 0.95,
         "time_budget": 2.0,
         "rng": made.entropy,
     }

@@ -35,6 +35,8 @@ STATISTICS = {
     "best_set",
     "regret_bound",
     "argmin_interval",
+    "confidence_sequence",
+    "stability",
 }
 
 

@@ -5,6 +5,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from autolr import LossDifferentials, TuningResult, linear_grid, log_grid
+from autolr.levels import level_of
 
 RATES = log_grid(1e-3, 1.0, 13)
 
@@ -43,7 +44,7 @@ def test_the_settings_cannot_be_changed(result):
 def test_extending_adds_rows_and_costs(result):
     twice = result.extend(result)
     assert twice.differentials.num_subsamples == 80
-    assert twice.settings == {"num_subsamples": 80, "seconds": 3.0, "num_evaluations": 4}
+    assert twice.settings == {"num_subsamples": 80, "seconds": 3.0, "num_evaluations": 4, "num_extensions": 1}
 
 
 def test_extending_by_another_engine_names_both(result):
@@ -59,8 +60,9 @@ def test_extending_by_another_engine_names_both(result):
         "engine_reason": "line, then step",
         "out_of_time": True,
         "repeatable": False,
+        "num_extensions": 1,
     }
-    assert first.extend(first).settings == first.settings
+    assert first.extend(first).settings == {**first.settings, "num_extensions": 1}
 
 
 def test_saving_and_loading_gives_the_same_result(result, tmp_path):
@@ -119,3 +121,23 @@ def test_the_notebook_shows_the_verdict_escaped(result):
 def test_bad_arguments_are_refused_in_one_sentence(result, make, error, text):
     with pytest.raises(error, match=text):
         make(result.differentials)
+
+
+@pytest.mark.parametrize(
+    ("settings", "asked", "nominal", "corrected"),
+    [
+        ({}, None, 0.95, 0.95),
+        ({}, 0.8, 0.8, 0.8),
+        ({"confidence_level": 0.9}, None, 0.9, 0.9),
+        ({"confidence_level": 0.9}, 0.99, 0.99, 0.99),
+        ({"adaptive": True, "num_looks": 4}, None, 0.95, 0.9875),
+        ({"adaptive": True, "num_looks": 4, "confidence_level": 0.9}, 0.8, 0.8, 0.95),
+        ({"adaptive": True, "num_looks": 1}, None, 0.95, 0.95),
+        ({"num_extensions": 1}, None, 0.95, 1.0 - 0.05 * 6.0 / (np.pi * 2.0) ** 2),
+        ({"num_extensions": 2}, 0.9, 0.9, 1.0 - 0.1 * 6.0 / (np.pi * 3.0) ** 2),
+    ],
+)
+def test_the_level_is_corrected_for_the_looks(settings, asked, nominal, corrected):
+    level = level_of(settings, asked)
+    assert (level.nominal, level.corrected) == (nominal, pytest.approx(corrected, abs=1e-12))
+    assert level.resamples(2000) == max(2000, 0 if nominal == corrected else round(20.0 / (1.0 - corrected) + 0.5))

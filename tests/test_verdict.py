@@ -36,12 +36,15 @@ def test_a_clear_minimum():
     )
     assert re.fullmatch(r"The loss rises from \d?\.?\d+ on\.", lines[2])
     assert re.fullmatch(
-        r"Measured on 40 subsamples of 32 observations, with losses on others, for this dataset: \d+ gradient"
+        r"Measured on 40 subsamples of 32 observations, with losses on others: \d+ gradient"
         r" evaluations in \d+\.\d s\.",
         lines[3],
     )
     assert "not yet the rate to train a whole run with" in lines[4]
-    assert len(lines) == 5
+    assert lines[5:] == [
+        "Caveat: Subsamples share observations: all this is about the dataset; sampling='partition' speaks about its"
+        " population."
+    ]
 
 
 def test_the_numbers_of_the_verdict_are_those_of_the_suggestion():
@@ -121,6 +124,7 @@ def test_changes_below_the_resolution_of_the_loss():
         ({"sampling": "partition", "batch_size": 5}, "for the population too"),
         ({"evaluation": "subsample"}, "Caveat: Losses were measured on the subsample that gave the gradient"),
         ({"evaluation": (torch.ones(50, 3), torch.ones(50, 1))}, "with losses on data of your own"),
+        ({"adaptive": True}, "Measured on 40 of at most 40 subsamples"),
         ({"num_subsamples": 5}, "Caveat: Sets and bounds are rough below 20 subsamples; these are 5."),
         (
             {"evaluation": [(torch.ones(50, 3), torch.ones(50, 1))]},
@@ -252,3 +256,34 @@ def test_losses_logged_elsewhere_get_a_verdict_too():
 def test_rates_that_were_probed_in_no_common_row():
     verdict = str(TuningResult(LossDifferentials([0.1, 0.2], [1.0, 1.0], [[0.5, np.nan], [np.nan, 0.5]])))
     assert verdict.startswith("I cannot tell: no rate was probed in every subsample.")
+
+
+def test_one_subsample_that_makes_up_the_variance():
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(2000, 3, generator=generator)
+    Y = X @ torch.tensor([[1.0], [-2.0], [3.0]])
+    Y[7] = 300.0  # a label with its decimal point lost
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    tuner = AutoLRTuner(model, nn.MSELoss(), torch.optim.SGD(model.parameters(), lr=0.1), rng=0)
+    result = tuner.tune(X, Y, batch_size=8, learning_rates=log_grid(1e-3, 0.3, 20), num_subsamples=100)
+    assert re.search(
+        r"Caveat: One subsample makes up \d\d% of the variance at the pick: the tails are heavy", str(result)
+    )
+    Y[7] = 0.0
+    assert "tails" not in str(tuner.tune(X, Y, batch_size=8, learning_rates=log_grid(1e-3, 0.3, 20)))
+
+
+def test_rates_that_are_tied_within_the_resolution_of_the_loss():
+    def coarse(output, target):  # losses as a half-precision model has them
+        return (output - target).pow(2).mean().bfloat16()
+
+    tied = tuned(loss_fn=coarse, learning_rates=log_grid(0.42, 0.4201, 5)).suggest()
+    others = len(tied.best_set) - 1
+    words = "rates is" if others == 1 else "rates are"
+    assert others > 0
+    assert (
+        f"{others} of the best {words} tied with the pick: their losses differ by less than the resolution."
+        in tied.caveats
+    )
+    assert not any("tied" in caveat for caveat in tuned(learning_rates=log_grid(0.1, 1.0, 5)).suggest().caveats)

@@ -28,7 +28,7 @@ class ProbedRows:
 
     Attributes:
         loss_pre: Losses before the step, shape ``(M,)``.
-        loss_post: Losses after the step, shape ``(M, K)``; ``inf`` where a probe diverged.
+        loss_post: Losses after the step, shape ``(M, K)``, or empty; ``inf`` where a probe diverged.
         engine: The engine that made them.
         engine_reason: Why this engine.
         out_of_time: Whether the clock stopped the rows.
@@ -52,6 +52,7 @@ def probe_rows(
     *,
     engine: EngineName,
     deadline: float | None = None,
+    at_least: int = 2,
     progress: Progress = iter,
 ) -> ProbedRows:
     """Probe the rows in their order, until they, the data or the time end.
@@ -67,7 +68,8 @@ def probe_rows(
             it moves the random state to the row's own. The same number gives the same batches again.
         rows: The numbers of the rows.
         engine: ``"auto"``, ``"step"`` or ``"line"``.
-        deadline: The time (``time.perf_counter()``) after which no row is begun, if there are two already.
+        deadline: The time (``time.perf_counter()``) after which no row is begun.
+        at_least: The number of rows that are probed whatever the time.
         progress: What the loop over the rows is wrapped in, a progress bar.
 
     Returns:
@@ -77,9 +79,13 @@ def probe_rows(
         ValueError: If a loss before the step is not finite.
     """
     step = partial(probe_by_steps, start, learning_rates)
+    if at_least == 0 and _is_over(deadline):
+        return ProbedRows(np.empty(0), np.empty(0), engine, "there was no time", out_of_time=True)
     first = draw(rows[0])
     repeatable = first is None or _is_repeatable(start, first[1])
-    probe = partial(_probe, draw=draw, rows=rows, deadline=deadline, progress=progress, repeatable=repeatable)
+    probe = partial(
+        _probe, draw=draw, rows=rows, deadline=deadline, at_least=at_least, progress=progress, repeatable=repeatable
+    )
     if engine == "step":
         return probe(step, engine="step", reason="asked for")
     if engine == "auto" and len(learning_rates) == 1:
@@ -88,7 +94,8 @@ def probe_rows(
     objection = _objection(line, first)
     if objection is None:
         probed = probe(line, engine="line", reason="verified against real steps in every row")
-        objection = _objection(line, draw(rows[len(probed.loss_pre) - 1]))
+        num_probed = len(probed.loss_pre)
+        objection = None if num_probed == 0 else _objection(line, draw(rows[num_probed - 1]))
         if objection is None:
             return probed
     level = logging.WARNING if engine == "line" else logging.INFO
@@ -124,6 +131,7 @@ def _probe(
     draw: Draw,
     rows: range,
     deadline: float | None,
+    at_least: int,
     progress: Progress,
     repeatable: bool,
     engine: str,
@@ -133,7 +141,7 @@ def _probe(
     loss_post: list[FloatArray] = []
     out_of_time = False
     for row in progress(rows):
-        out_of_time = deadline is not None and len(loss_pre) >= 2 and time.perf_counter() > deadline
+        out_of_time = len(loss_pre) >= at_least and _is_over(deadline)
         batches = None if out_of_time else draw(row)
         if batches is None:
             break
@@ -144,3 +152,7 @@ def _probe(
         loss_pre.append(pre)
         loss_post.append(post)
     return ProbedRows(np.array(loss_pre), np.array(loss_post), engine, reason, out_of_time, repeatable)
+
+
+def _is_over(deadline: float | None) -> bool:
+    return deadline is not None and time.perf_counter() > deadline

@@ -1,0 +1,91 @@
+"""Adaptive tuning: the race of the rates, with real probes."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from autolr._typing import EngineName, FloatArray, IntArray
+from autolr.probing.rows import ProbedRows
+from autolr.statistics.sequential import Look, race
+
+# from rates, rows, the engine and the number of rows to probe whatever the time
+ProbeRows = Callable[[FloatArray, range, EngineName, int], ProbedRows]
+
+
+def probe_adaptively(
+    probe: ProbeRows,
+    learning_rates: FloatArray,
+    num_subsamples: int,
+    *,
+    engine: EngineName,
+    confidence_level: float,
+    regret_tolerance: float,
+) -> tuple[ProbedRows, dict[str, Any]]:
+    """Probe in looks (:func:`autolr.statistics.sequential.race`): rates that are out are not probed any further.
+
+    Args:
+        probe: What probes rows at some rates.
+        learning_rates: All rates, shape ``(K,)``.
+        num_subsamples: The most rows.
+        engine: The engine asked for; once "auto" has stepped aside for the reference engine, it stays there.
+        confidence_level: The level of the decision.
+        regret_tolerance: The share of the pick's gain that its regret may have.
+
+    Returns:
+        The losses, NaN where a rate was not probed; and the settings that say how the race went: ``num_looks``
+        planned, ``looks`` made, ``stop``, ``num_probes`` and ``num_probes_fixed``, those of a tuning without looks.
+    """
+    parts: list[ProbedRows] = []
+
+    def differentials(rows: range, columns: IntArray) -> FloatArray:
+        settled = parts and parts[-1].engine == "step"
+        part = probe(learning_rates[columns], rows, "step" if settled else engine, 0 if parts else 2)
+        own = part.loss_post.reshape(-1, columns.size)
+        post = np.full((len(own), learning_rates.size), np.nan)
+        post[:, columns] = own
+        parts.append(replace(part, loss_post=post))
+        with np.errstate(over="ignore"):
+            return own - part.loss_pre[:, np.newaxis]
+
+    run = race(
+        differentials,
+        num_subsamples,
+        learning_rates.size,
+        confidence_level=confidence_level,
+        regret_tolerance=regret_tolerance,
+    )
+    probed = _joined(parts)
+    return probed, {
+        "num_looks": run.num_looks,
+        "looks": [_as_settings(look) for look in run.looks],
+        "stop": run.stop,
+        "num_probes": int((~np.isnan(probed.loss_post)).sum()),
+        "num_probes_fixed": num_subsamples * learning_rates.size,
+    }
+
+
+def _joined(parts: list[ProbedRows]) -> ProbedRows:
+    """Return the rows of all parts; a part without rows says only that time was over."""
+    filled = [part for part in parts if len(part.loss_pre)] or parts[:1]
+    return ProbedRows(
+        np.concatenate([part.loss_pre for part in filled]),
+        np.concatenate([part.loss_post for part in filled]),
+        ", then ".join(dict.fromkeys(part.engine for part in filled)),
+        ", then ".join(dict.fromkeys(part.engine_reason for part in filled if part.engine_reason != "asked for"))
+        or "asked for",
+        any(part.out_of_time for part in parts),
+        all(part.repeatable for part in parts),
+    )
+
+
+def _as_settings(look: Look) -> dict[str, Any]:
+    return {
+        "num_subsamples": look.num_subsamples,
+        "confidence_level": look.confidence_level,
+        "num_rates": int(look.columns.size),
+        "num_best": int(look.inside.size),
+        "gain": look.gain,
+        "regret_bound": look.regret_bound if np.isfinite(look.regret_bound) else None,
+    }

@@ -1,0 +1,79 @@
+"""Stage "statistics", what to beware of: one row that makes up the variance, rates whose losses are the same."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from autolr._typing import BoolArray, FloatArray
+from autolr._validation import check_integer, check_real
+from autolr.statistics._columns import check_probes
+
+# Of normal values, one has more than this share of the squares in 13% of samples of 10, 0.6% of 20, 0.02% of 30.
+DOMINANT = 0.5
+
+
+def largest_share(delta: ArrayLike) -> FloatArray:
+    r"""Share of the one most extreme row in the variance of each column.
+
+    That is :math:`\max_r (\Delta_{rk} - \bar\Delta_k)^2 / \sum_r (\Delta_{rk} - \bar\Delta_k)^2`. Above a half, the
+    standard error hangs on a single subsample: the tails are heavy, the mean has not settled, and intervals built on
+    its normality cover less than they say. Of :math:`M` normal values, the share exceeds :math:`u \ge 1/2` with the
+    probability :math:`M\, P(B > u M / (M - 1))`, where :math:`B` is a beta variable with the parameters 1/2 and
+    :math:`(M - 2) / 2`: below 20 rows, a half is no sign of heavy tails.
+
+    Args:
+        delta: Loss differentials, in units of the loss, shape ``(M, K)``; ``inf``: diverged, NaN: not probed.
+
+    Returns:
+        Shares, shape ``(K,)``: 0 for a column that does not vary, NaN for one with an ``inf`` or NaN.
+
+    Raises:
+        TypeError: If the values are not real numbers.
+        ValueError: If there are fewer than two rows, the shape is another, or a value is -inf.
+
+    References:
+        Thompson (1935). On a criterion for the rejection of observations and the distribution of the ratio of deviation
+        to sample standard deviation. Annals of Mathematical Statistics 6(4). (The distribution of one residual.)
+
+    Example:
+        >>> largest_share([[0.0, 1.0], [0.0, 2.0], [0.0, 3.0], [8.0, 4.0]]).round(2)
+        array([0.75, 0.45])
+    """
+    values = check_probes(delta)
+    finite = np.isfinite(values).all(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        unit = values / np.abs(values).max(axis=0)
+        squares = (unit - unit.mean(axis=0)) ** 2
+        share = squares.max(axis=0) / squares.sum(axis=0)
+    constant = finite & (np.ptp(np.where(finite, values, 0.0), axis=0) == 0.0)
+    return np.where(constant, 0.0, np.where(finite, share, np.nan))
+
+
+def ties(delta: ArrayLike, pick: int, *, resolution: float) -> BoolArray:
+    r"""Return which other rates cannot be told from the pick, because their losses differ by rounding only.
+
+    A rate :math:`j` is tied where the mean of :math:`|\Delta_{rj} - \Delta_{rp}|` is at most the resolution. No number
+    of subsamples tells such rates apart.
+
+    Args:
+        delta: Loss differentials, in units of the loss, shape ``(M, K)``; ``inf``: diverged, NaN: not probed.
+        pick: Index of a column.
+        resolution: The difference of two losses that may be rounding, in units of the loss, at least 0.
+
+    Returns:
+        Which are tied, shape ``(K,)``; never the pick itself, nor a column with an ``inf`` or NaN.
+
+    Raises:
+        TypeError: If an argument is of the wrong type.
+        ValueError: If there are fewer than two rows, a value is -inf, or an argument is out of its range.
+
+    Example:
+        >>> ties([[-1.0, -1.0000001, -3.0], [-2.0, -2.0000001, -3.0]], 0, resolution=1e-6)
+        array([False,  True, False])
+    """
+    values = check_probes(delta)
+    chosen = check_integer("pick", pick, minimum=0)
+    limit = check_real("resolution", resolution, above=0.0, closed=True)
+    with np.errstate(invalid="ignore", over="ignore"):
+        tied = np.abs(values - values[:, [chosen]]).mean(axis=0) <= limit  # NaN is not
+    tied[chosen] = False
+    return np.asarray(tied, dtype=np.bool_)
