@@ -8,6 +8,9 @@ from numpy.typing import ArrayLike
 from autolr._typing import BoolArray, FloatArray, IntArray
 from autolr._validation import check_array, check_delta
 
+# No unit is below 2 to this power, so that its inverse is finite.
+SMALLEST_EXPONENT = -1000
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Columns:
@@ -58,18 +61,23 @@ def describe(delta: FloatArray, *, resolution: float | FloatArray = 0.0) -> Colu
         resolution: A column whose range is at most this counts as constant, a number or of shape ``(K,)``.
     """
     num_rows = delta.shape[0]
-    finite = finite_columns(delta)
-    values = np.where(finite, delta, 0.0)
+    low, high = delta.min(axis=0), delta.max(axis=0)
+    finite = np.isfinite(low) & np.isfinite(high)
+    if not finite.all():
+        delta, low, high = (np.where(finite, values, 0.0) for values in (delta, low, high))
     # NOTE: units are powers of two, so that nothing is rounded and no sum or square of a huge loss overflows.
-    exponent = np.frexp(np.abs(values).max(axis=0))[1].astype(np.int64)
-    unit = np.ldexp(values, -exponent)
-    constant = np.ptp(unit, axis=0) <= np.ldexp(resolution, -exponent)
+    exponent = np.maximum(np.frexp(np.maximum(high, -low))[1].astype(np.int64), SMALLEST_EXPONENT)
+    scale = np.ldexp(1.0, -exponent)
+    centred, low, high = delta * scale, low * scale, high * scale
+    constant = high - low <= np.ldexp(resolution, -exponent)
     # NOTE: the rounded mean of a constant column need not be the constant.
-    mean = np.where(constant, unit[0], unit.mean(axis=0))
+    mean = np.where(constant, centred[0], centred.mean(axis=0))
     varied = finite & ~constant
-    centred = unit[:, varied] - mean[varied]
-    inner = np.frexp(np.abs(centred).max(axis=0))[1].astype(np.int64)
-    centred = np.ldexp(centred, -inner)
+    centred -= mean
+    if not varied.all():
+        centred = np.compress(varied, centred, axis=1)
+    inner = np.frexp(np.maximum(high - mean, mean - low)[varied])[1].astype(np.int64)
+    centred *= np.ldexp(1.0, -inner)
     std = np.where(finite, 0.0, np.nan)
     with np.errstate(over="ignore"):
         std[varied] = np.ldexp(np.sqrt((centred**2).sum(axis=0) / (num_rows - 1)), inner + exponent[varied])

@@ -1,7 +1,9 @@
 """Bootstrap resamples of the rows of a matrix: one draw of rows serves all of its columns."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from math import ceil
+from typing import TypeAlias
 
 import numpy as np
 
@@ -10,8 +12,42 @@ from autolr._validation import check_integer, check_rng
 
 # A block of this many weights (32 MiB) is drawn at once; more resamples are drawn again, block by block, at each use.
 MAX_WEIGHTS = 2**22
+# Draws of at most this many numbers (8 MiB) are kept for the next call with the same seed.
+MAX_KEPT = 2**20
 # A resample whose variance is below this share of its mean square is constant but for rounding.
 DEGENERATE = 1e-12
+
+Draw: TypeAlias = Callable[[np.random.Generator, int, int], FloatArray]
+
+
+def draw_counts(generator: np.random.Generator, num_resamples: int, num_rows: int) -> FloatArray:
+    """Draw how often each of M rows is in each of B resamples, shape ``(B, M)``."""
+    rows = generator.integers(num_rows, size=(num_resamples, num_rows))
+    rows += np.arange(0, num_resamples * num_rows, num_rows)[:, None]
+    counts = np.bincount(rows.ravel(), minlength=num_resamples * num_rows)
+    return counts.reshape(num_resamples, num_rows).astype(np.float64)
+
+
+def draw_t(generator: np.random.Generator, num_resamples: int, num_rows: int) -> FloatArray:
+    r"""Draw B vectors of M t variables over a common chi, divided by :math:`\sqrt{M (M - 1)}`, shape ``(B, M)``."""
+    normal = generator.standard_normal((num_resamples, num_rows))
+    chi = np.sqrt(generator.chisquare(num_rows - 1, size=(num_resamples, 1)) / (num_rows - 1))
+    normal /= chi * np.sqrt(num_rows * (num_rows - 1.0))
+    return normal
+
+
+def drawn(draw: Draw, num_resamples: int, num_rows: int, rng: Rng) -> FloatArray:
+    """Draw, or return what was drawn with the same seed before."""
+    if isinstance(rng, int) and num_resamples * num_rows <= MAX_KEPT:
+        return _kept(draw, num_resamples, num_rows, rng)
+    return draw(np.random.default_rng(rng), num_resamples, num_rows)
+
+
+@lru_cache(maxsize=2)  # one of each kind
+def _kept(draw: Draw, num_resamples: int, num_rows: int, seed: int) -> FloatArray:
+    numbers = draw(np.random.default_rng(seed), num_resamples, num_rows)
+    numbers.setflags(write=False)
+    return numbers
 
 
 class Resamples:
@@ -20,19 +56,13 @@ class Resamples:
     def __init__(self, num_rows: int, num_resamples: int, rng: Rng) -> None:
         self.num_rows = num_rows
         self.num_resamples = check_integer("num_resamples", num_resamples, minimum=1)
-        self._generator = np.random.default_rng(check_rng(rng))
+        source = check_rng(rng)
         self._block = max(1, MAX_WEIGHTS // num_rows)
         self._weights: FloatArray | None = None
         if self._block >= self.num_resamples:
-            self._weights = self._draw(self._generator, self.num_resamples)
+            self._weights = drawn(draw_counts, self.num_resamples, num_rows, source)
         else:
-            self._seed = int(self._generator.integers(2**63))
-
-    def _draw(self, generator: np.random.Generator, size: int) -> FloatArray:
-        rows = generator.integers(self.num_rows, size=(size, self.num_rows))
-        rows += np.arange(0, size * self.num_rows, self.num_rows)[:, None]
-        counts = np.bincount(rows.ravel(), minlength=size * self.num_rows)
-        return counts.reshape(size, self.num_rows).astype(np.float64)
+            self._seed = int(np.random.default_rng(source).integers(2**63))
 
     def __iter__(self) -> Iterator[FloatArray]:
         """Yield ``W`` in blocks of rows, the same ones at each iteration."""
@@ -41,12 +71,22 @@ class Resamples:
             return
         generator = np.random.default_rng(self._seed)
         for start in range(0, self.num_resamples, self._block):
-            yield self._draw(generator, min(self._block, self.num_resamples - start))
+            yield draw_counts(generator, min(self._block, self.num_resamples - start), self.num_rows)
 
     def means(self, values: FloatArray) -> FloatArray:
         """Return the mean of each resample in each column of ``values (M, R)``, shape ``(B, R)``."""
         with np.errstate(over="ignore"):
-            return np.concatenate([weights @ values / self.num_rows for weights in self])
+            (sums,) = self._sums((values, np.empty((values.shape[1], self.num_resamples))))
+            return sums.T / self.num_rows
+
+    def _sums(self, *pairs: tuple[FloatArray, FloatArray]) -> list[FloatArray]:
+        """Put the sums of each resample in each column of some ``values (M, R)`` into ``out (R, B)``; return these."""
+        stop = 0
+        for weights in self:
+            start, stop = stop, stop + len(weights)
+            for values, out in pairs:
+                np.matmul(values.T, weights.T, out=out[:, start:stop])
+        return [out for _, out in pairs]
 
     def studentized(self, centred: FloatArray) -> FloatArray:
         r"""Return the studentized error of the mean of each resample, shape ``(B, R)``.
@@ -59,22 +99,37 @@ class Resamples:
         Args:
             centred: Columns of mean 0 whose largest magnitude is near 1, shape ``(M, R)``.
         """
-        squares = centred**2
-        return np.concatenate([self._studentize(weights, centred, squares) for weights in self])
+        return self.statistic(self.ratios(centred, *np.empty((2, centred.shape[1], self.num_resamples)))).T
 
-    def _studentize(self, weights: FloatArray, centred: FloatArray, squares: FloatArray) -> FloatArray:
-        error = weights @ centred
-        error /= self.num_rows
-        spread = weights @ squares
-        spread /= self.num_rows
-        negligible = DEGENERATE * spread
-        spread -= error**2
-        degenerate = spread <= negligible
-        spread[degenerate] = 1.0
-        spread /= self.num_rows - 1
-        statistic = error / np.sqrt(spread)
-        if degenerate.any():
-            statistic[degenerate] = np.where(error[degenerate] < -DEGENERATE, -np.inf, np.inf)
+    def ratios(self, centred: FloatArray, errors: FloatArray, out: FloatArray) -> FloatArray:
+        r"""Return :math:`u^* = d^* |d^*| / (\sum_r w_r x_r^2 / M)`, shape ``(R, B)``: cheaper than :math:`t^*`.
+
+        As :math:`t^* = \mathrm{sgn}(u^*) \sqrt{(M - 1) |u^*| / (1 - |u^*|)}` increases with it, its maxima and order
+        statistics are those of :math:`t^*`. It is NaN, the largest value, where :math:`t^*` is infinite without a sign.
+
+        Args:
+            centred: As in :meth:`studentized`.
+            errors: Room to work in, shape ``(R, B)``.
+            out: Where to put the ratios, shape ``(R, B)``.
+        """
+        self._sums((centred, errors), (self.num_rows * centred**2, out))
+        negligible = (self.num_rows * DEGENERATE) ** 2
+        if out.min(initial=np.inf) <= negligible:
+            errors[(out <= negligible) & (errors**2 >= (1.0 - DEGENERATE) * out)] = np.nan
+        np.divide(errors, out, out=out)
+        out *= np.abs(errors, out=errors)
+        return out
+
+    def statistic(self, ratio: FloatArray) -> FloatArray:
+        """Return the t statistics that belong to ratios of any shape."""
+        size = np.abs(ratio)
+        infinite = ~(size < 1.0 - DEGENERATE)
+        size[infinite] = 0.0
+        statistic = np.subtract(1.0, size)
+        np.divide(size, statistic, out=statistic)
+        statistic *= self.num_rows - 1
+        np.copysign(np.sqrt(statistic, out=statistic), ratio, out=statistic)
+        statistic[infinite] = np.where(ratio[infinite] < 0.0, -np.inf, np.inf)
         return statistic
 
 
@@ -102,15 +157,20 @@ def comparable(statistic: FloatArray, confidence_level: float) -> BoolArray:
     the resamples with any ``inf`` are at most :math:`(1 - \gamma) / 2` of all.
 
     Args:
-        statistic: Resampled statistics, shape ``(B, R)``.
+        statistic: Resampled statistics, shape ``(B, R, ...)``; each of the last axes is judged on its own.
         confidence_level: :math:`\gamma \in (0, 1)`.
     """
     infinite = np.isposinf(statistic)
-    allowed = (1.0 - confidence_level) / 2.0
-    if infinite.any(axis=1).mean() <= allowed:
-        return np.ones(statistic.shape[1], dtype=np.bool_)
-    order = np.argsort(infinite.mean(axis=0), kind="stable")
-    union = np.logical_or.accumulate(infinite[:, order], axis=1).mean(axis=0)
-    keep = np.zeros(statistic.shape[1], dtype=np.bool_)
-    keep[order] = union <= allowed
+    allowed = allowed_infinite(confidence_level)
+    if (infinite.any(axis=1).mean(axis=0) <= allowed).all():
+        return np.ones(statistic.shape[1:], dtype=np.bool_)
+    order = np.argsort(infinite.mean(axis=0), axis=0, kind="stable")
+    union = np.logical_or.accumulate(np.take_along_axis(infinite, order[None], axis=1), axis=1).mean(axis=0)
+    keep = np.zeros(statistic.shape[1:], dtype=np.bool_)
+    np.put_along_axis(keep, order, union <= allowed, axis=0)
     return keep
+
+
+def allowed_infinite(confidence_level: float) -> float:
+    r"""Return the share of infinite maxima, :math:`(1 - \gamma) / 2`, up to which all columns share one."""
+    return (1.0 - confidence_level) / 2.0

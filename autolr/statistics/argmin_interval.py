@@ -79,9 +79,13 @@ def argmin_interval(
         DivergedError: If every column holds an ``inf``.
 
     References:
-        Hall (1988). On symmetric bootstrap confidence intervals. Journal of the Royal Statistical Society B 50(1).
+        Hall (1988). On symmetric bootstrap confidence intervals. Journal of the Royal Statistical Society B 50(1),
+        35-45.
 
-        Hesterberg (2015). What teachers should know about the bootstrap. The American Statistician 69(4).
+        Hesterberg (2015). What teachers should know about the bootstrap: resampling in the undergraduate statistics
+        curriculum. The American Statistician 69(4), 371-386.
+
+        van der Vaart (1998). Asymptotic statistics, chapter 5. Cambridge University Press. (The delta method's error.)
 
     Example:
         In both rows the loss changes by a parabola in log10 of the rate, with its minimum at 10^-1.03:

@@ -41,7 +41,7 @@ def simultaneous_band(
 
     References:
         Montiel Olea and Plagborg-Moller (2019). Simultaneous confidence bands: theory, implementation, and an
-        application to SVARs. Journal of Applied Econometrics 34(1).
+        application to SVARs. Journal of Applied Econometrics 34(1), 1-17.
 
     Example:
         A column that is a multiple of another adds nothing to the maximum: the band is the interval.

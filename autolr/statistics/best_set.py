@@ -3,10 +3,10 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from autolr._typing import BestSetMethod, BoolArray, FloatArray, Rng
+from autolr._typing import BestSetMethod, BoolArray, FloatArray, IntArray, Rng
 from autolr._validation import check_confidence_level, check_delta, check_integer, check_option, invalid
 from autolr.statistics._columns import finite_columns
-from autolr.statistics._comparisons import Comparison, Comparisons
+from autolr.statistics._comparisons import Comparisons
 
 # Rows from which the set of best rates is found by the multivariate t.
 ROWS_FOR_MVT = 50
@@ -76,9 +76,11 @@ def best_set(
 
     References:
         Edwards and Hsu (1983). Multiple comparisons with the best treatment. Journal of the American Statistical
-        Association 78(384).
+        Association 78(384), 965-971.
+        Hothorn, Bretz and Westfall (2008). Simultaneous inference in general parametric models. Biometrical Journal
+        50(3), 346-363. (The multivariate t.)
         Mogstad, Romano, Shaikh and Wilhelm (2024). Inference for ranks with applications to mobility across
-        neighbourhoods and academic achievement across countries. Review of Economic Studies 91(1).
+        neighbourhoods and academic achievement across countries. Review of Economic Studies 91(1), 476-518.
 
     Example:
         The second column is the first one and 1 in every row, the third is the first one again, the last diverged:
@@ -88,8 +90,9 @@ def best_set(
         array([ True, False,  True, False])
     """
     values = check_delta(delta)
+    kept, _ = _tests(values, confidence_level, method, num_resamples, rng)
     inside = np.zeros(values.shape[1], dtype=np.bool_)
-    inside[list(_tests(values, confidence_level, method, num_resamples, rng))] = True
+    inside[np.flatnonzero(finite_columns(values))[kept]] = True
     return inside
 
 
@@ -131,7 +134,8 @@ def regret_bound(
 
     References:
         Hsu (1984). Constrained simultaneous confidence intervals for multiple comparisons with the best. Annals of
-        Statistics 12(3).
+        Statistics 12(3), 1136-1144.
+        Edwards and Hsu (1983), as in :func:`best_set`, for comparisons with critical values of their own.
 
     Example:
         The second column is the first one and 1 in every row, so that picking it costs 1 and picking the first nothing:
@@ -144,31 +148,32 @@ def regret_bound(
     chosen = check_integer("pick", pick, minimum=0)
     if chosen >= values.shape[1]:
         raise ValueError(invalid("pick", f"be below the number of columns {values.shape[1]}", pick))
-    tests = _tests(values, confidence_level, method, num_resamples, rng)
+    kept, bounds = _tests(values, confidence_level, method, num_resamples, rng)
     finite = finite_columns(values)
     if not finite[chosen]:
         return np.inf
     position = int(finite[:chosen].sum())
-    bounds = [float(test.half_width[position] - test.difference[position]) for i, test in tests.items() if i != chosen]
-    return max([0.0, *bounds])
+    return float(bounds[kept != position, position].max(initial=0.0))
 
 
 def _tests(
     values: FloatArray, confidence_level: float, method: BestSetMethod, num_resamples: int, rng: Rng
-) -> dict[int, Comparison]:
-    """Return the tests of the rates in the set by their column; their arrays are over the finite columns."""
-    finite = finite_columns(values)
+) -> tuple[IntArray, FloatArray]:
+    """Return which of the F finite columns of ``values`` are in the set, and the bounds that their tests give.
+
+    The latter are upper bounds of what the mean of each finite column is above that of the one in the set, ``(S, F)``.
+    """
     comparisons = Comparisons(
-        values[:, finite],
+        values[:, finite_columns(values)],
         confidence_level=check_confidence_level(confidence_level),
         method=check_option("method", method, BestSetMethod),
         num_resamples=num_resamples,
         rng=rng,
     )
-    columns = np.flatnonzero(finite)
-    if columns.size == 0:
-        return {}
+    if comparisons.mean.size == 0:
+        return np.zeros(0, dtype=np.int64), np.zeros((0, 0))
     pick = int(comparisons.mean.argmin())
-    out = comparisons.far_out(pick)
-    tests = {int(columns[j]): comparisons.of(j) for j in range(columns.size) if not out[j]}
-    return {column: test for column, test in tests.items() if test.kept or column == columns[pick]}
+    tested = np.flatnonzero(~comparisons.far_out(pick))
+    tests = comparisons.of(tested)
+    kept = tests.kept | (tested == pick)
+    return tested[kept], tests.half_width[kept] - tests.difference[kept]

@@ -32,7 +32,7 @@ def t_interval(delta: ArrayLike, *, confidence_level: float = 0.95) -> tuple[Flo
         ValueError: If there are fewer than two rows, a value is NaN or -inf, or ``confidence_level`` is outside (0, 1).
 
     References:
-        Student (1908). The probable error of a mean. Biometrika 6(1).
+        Student (1908). The probable error of a mean. Biometrika 6(1), 1-25.
 
     Example:
         The mean is -2, the standard error 1 / sqrt(3), and the 95% point of t with 2 degrees of freedom 2.92:
@@ -75,8 +75,10 @@ def bootstrap_t_interval(
         ValueError: If there are fewer than two rows, a value is NaN or -inf, or an option is out of its range.
 
     References:
-        Hall (1988). On symmetric bootstrap confidence intervals. Journal of the Royal Statistical Society B 50(1).
-        Hesterberg (2015). What teachers should know about the bootstrap. The American Statistician 69(4).
+        Hall (1988). On symmetric bootstrap confidence intervals. Journal of the Royal Statistical Society B 50(1),
+        35-45.
+        Hesterberg (2015). What teachers should know about the bootstrap: resampling in the undergraduate statistics
+        curriculum. The American Statistician 69(4), 371-386.
 
     Example:
         The interval is symmetric about the mean, 2.5 here, and a constant column is its constant:
@@ -116,7 +118,7 @@ def percentile_interval(
         ValueError: If there are fewer than two rows, a value is NaN or -inf, or an option is out of its range.
 
     References:
-        Efron and Tibshirani (1993). An introduction to the bootstrap, chapter 13. Chapman & Hall.
+        Efron and Tibshirani (1993). An introduction to the bootstrap, chapter 13, 168-177. Chapman & Hall.
 
     Example:
         A quarter of the resamples of two rows has the mean 0, half of them 1, a quarter 2:
@@ -157,7 +159,8 @@ def bca_interval(
         ValueError: If there are fewer than two rows, a value is NaN or -inf, or an option is out of its range.
 
     References:
-        Efron (1987). Better bootstrap confidence intervals. Journal of the American Statistical Association 82(397).
+        Efron (1987). Better bootstrap confidence intervals. Journal of the American Statistical Association 82(397),
+        171-185.
 
     Example:
         A quarter of the resamples of two rows has the mean 0, half of them 1, a quarter 2; there is no skewness:
@@ -215,9 +218,9 @@ def median_interval(delta: ArrayLike, *, confidence_level: float = 0.95) -> tupl
     :math:`\lambda = (M - d) I / (d + (M - 2d) I)`, the interval is
     :math:`((1 - \lambda) x_{(d)} + \lambda x_{(d+1)},\ (1 - \lambda) x_{(M+1-d)} + \lambda x_{(M-d)})`.
 
-    It assumes independent rows from a continuous distribution, and no shape. Diverged probes take part: ``inf`` sorts
-    last, so that both ends may be ``inf``; between a number and ``inf`` the end is the outer one. It is pointwise, and
-    the median is not the mean.
+    It assumes independent rows from a continuous distribution; the coverage is exact for the Laplace distribution and
+    nearly so for other shapes. Diverged probes take part: ``inf`` sorts last, so that both ends may be ``inf``; between
+    a number and ``inf`` the end is the outer one. It is pointwise, and the median is not the mean.
 
     Args:
         delta: Loss differentials, in units of the loss, shape ``(M, K)``; a column may hold ``inf``.
@@ -233,7 +236,8 @@ def median_interval(delta: ArrayLike, *, confidence_level: float = 0.95) -> tupl
 
     References:
         Hettmansperger and Sheather (1986). Confidence intervals based on interpolated order statistics. Statistics &
-        Probability Letters 4(2).
+        Probability Letters 4(2), 75-79.
+        Nyblom (1992). Note on interpolated order statistics. Statistics & Probability Letters 14(2), 129-131.
 
     Example:
         With six rows the extremes cover 1 - 2 / 64, which is 31 / 32; of one in six diverged nothing is known above:

@@ -32,7 +32,7 @@ def binomial_interval(
 
     References:
         Clopper and Pearson (1934). The use of confidence or fiducial limits illustrated in the case of the binomial.
-        Biometrika 26(4).
+        Biometrika 26(4), 404-413.
 
     Example:
         No success in ten trials: the upper end solves (1 - p)^10 = 0.025.
@@ -63,6 +63,9 @@ def binomial_upper_bound(successes: ArrayLike, trials: ArrayLike, *, confidence_
     Raises:
         TypeError: If the counts are not integers, or ``confidence_level`` is not a number.
         ValueError: If a count is negative or above its number of trials, or ``confidence_level`` is outside (0, 1).
+
+    References:
+        Clopper and Pearson (1934), as in :func:`binomial_interval`.
 
     Example:
         No divergence in 100 probes: the bound solves (1 - p)^100 = 0.05, "the rule of three".

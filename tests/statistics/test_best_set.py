@@ -4,7 +4,9 @@ import statistics_oracles as oracles
 from scipy import stats
 
 from autolr.statistics import best_set, regret_bound
+from autolr.statistics._columns import describe
 from autolr.statistics._comparisons import Comparisons
+from autolr.statistics._resampling import Resamples, comparable, critical_value
 from autolr.statistics.best_set import default_method
 
 METHODS = ["studentized", "mvt"]
@@ -31,19 +33,17 @@ def test_regret_bound_is_that_of_a_double_loop_over_the_same_rows(pick):
 
 
 def test_mvt_critical_value_of_a_single_pair_is_that_of_t():
-    comparisons = Comparisons(
-        curves(0, means=(0.0, 0.0)), confidence_level=0.95, method="mvt", num_resamples=200_000, rng=0
-    )
-    delta = comparisons.delta
+    delta = curves(0, means=(0.0, 0.0))
+    comparisons = Comparisons(delta, confidence_level=0.95, method="mvt", num_resamples=200_000, rng=0)
     sem = stats.sem(delta[:, 0] - delta[:, 1])
-    assert comparisons.of(0).half_width[1] / sem == pytest.approx(stats.t.ppf(0.95, 11), rel=0.01)
+    assert comparisons.of(np.array([0])).half_width[0, 1] / sem == pytest.approx(stats.t.ppf(0.95, 11), rel=0.01)
 
 
 def test_mvt_critical_value_is_that_of_scipys_multivariate_t():
     delta = curves(2, means=(0.0, 0.0, 0.0, 0.0))
     comparisons = Comparisons(delta, confidence_level=0.95, method="mvt", num_resamples=100_000, rng=0)
     differences = delta[:, [0]] - delta[:, 1:]
-    critical = comparisons.of(0).half_width[1:] / stats.sem(differences)
+    critical = comparisons.of(np.array([0])).half_width[0, 1:] / stats.sem(differences)
     np.testing.assert_allclose(critical, critical[0])
     joint = stats.multivariate_t(shape=np.corrcoef(differences.T), df=11, seed=np.random.default_rng(0))
     assert joint.cdf(critical) == pytest.approx(0.95, abs=0.004)
@@ -73,6 +73,55 @@ def test_skipping_far_rates_changes_nothing(monkeypatch):
     expected = best_set(delta, rng=0)
     monkeypatch.setattr("autolr.statistics._comparisons.FAR_OUT", np.inf)
     np.testing.assert_array_equal(best_set(delta, rng=0), expected)
+
+
+def with_odd_columns(delta):
+    """Add a copy, a nearly identical column, two constant ones and two in which nearly all values are tied."""
+    twin, constant, coarse = delta[:, 0] + 1e-9 * delta[:, 1], np.ones(len(delta)), np.zeros((len(delta), 2))
+    coarse[2, 0] = coarse[5, 1] = 6e-8
+    return np.column_stack([coarse[:, :1], delta, delta[:, 1], twin, constant, constant, coarse[:, 1:]])
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("pairs", [1, 5, 23, 50])
+def test_tiles_of_pairs_give_what_all_pairs_at_once_do(monkeypatch, method, pairs):
+    delta = with_odd_columns(curves(0))
+    tested = np.array([1, 9, 0, 6, 3, 7, 4])
+
+    def compare():
+        return Comparisons(delta, confidence_level=0.9, method=method, num_resamples=99, rng=0).of(tested)
+
+    whole = compare()
+    monkeypatch.setattr("autolr.statistics._comparisons.MAX_STATISTICS", 99 * pairs)
+    tiled = compare()
+    np.testing.assert_array_equal(tiled.kept, whole.kept)
+    np.testing.assert_allclose(tiled.difference, whole.difference, rtol=1e-12)
+    np.testing.assert_allclose(tiled.half_width, whole.half_width, rtol=1e-9)
+
+
+@pytest.mark.parametrize("level", [0.8, 0.95, 0.99])
+@pytest.mark.parametrize("num_rows", [4, 12])
+def test_tests_in_tiles_are_those_of_one_rate_after_the_other(level, num_rows):
+    delta = with_odd_columns(curves(1, num_rows=num_rows)) if num_rows > 5 else curves(1, num_rows=num_rows)
+    comparisons = Comparisons(delta, confidence_level=level, method="studentized", num_resamples=199, rng=0)
+    tests = comparisons.of(np.arange(delta.shape[1]))
+    resamples = Resamples(num_rows, 199, rng=0)
+    for j, column in enumerate(delta.T):
+        columns = describe(column[:, None] - delta, resolution=2e-12 * np.abs(delta).max())
+        statistic = resamples.studentized(columns.centred)
+        shared = comparable(statistic, level)
+        critical = critical_value(statistic[:, shared].max(axis=1), level) if shared.any() else np.inf
+        expected = np.zeros(len(columns.varied))
+        expected[columns.varied] = np.where(shared, critical, np.inf) * columns.sem[columns.varied]
+        np.testing.assert_allclose(tests.half_width[j], expected, rtol=1e-9)
+        np.testing.assert_allclose(tests.difference[j], columns.mean, rtol=1e-12)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_losses_near_the_largest_float_do_not_overflow(method):
+    delta = np.column_stack([curves(0), np.full(12, 1.7e308), np.linspace(1.6e308, 1.7e308, 12)])
+    np.testing.assert_array_equal(best_set(delta, method=method, rng=0)[:5], best_set(curves(0), method=method, rng=0))
+    assert not best_set(delta, method=method, rng=0)[5:].any()
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -39,6 +39,39 @@ def test_statistic_of_a_constant_resample_is_infinite_with_the_sign_of_its_error
     assert (statistic[weights[:, 0] == 1] == 0.0).all()
 
 
+def test_statistic_of_a_constant_resample_with_no_error_but_rounding_is_infinite():
+    resamples = Resamples(3, 200, rng=0)
+    (weights,) = resamples
+    middle = weights[:, 1] == 3
+    assert middle.any()
+    for rounding in (0.0, 1e-17, -1e-17, -1e-14):
+        statistic = resamples.studentized(np.array([[-0.5], [rounding], [0.5]]))[:, 0]
+        assert np.isposinf(statistic[middle]).all()
+
+
+def test_same_seed_gives_the_same_weights_whatever_was_drawn_between_and_nobody_can_change_them():
+    (first,) = Resamples(5, 30, rng=1)
+    list(Resamples(5, 30, rng=2)), list(Resamples(6, 30, rng=1)), list(Resamples(5, 31, rng=1))
+    (second,) = Resamples(5, 30, rng=1)
+    np.testing.assert_array_equal(first, second)
+    with pytest.raises(ValueError, match="read-only"):
+        second[0, 0] = 7.0
+
+
+def test_generators_and_no_seed_draw_anew():
+    generator = np.random.default_rng(0)
+    for rng in (generator, None):
+        (first,), (second,) = Resamples(20, 30, rng=rng), Resamples(20, 30, rng=rng)
+        assert not np.array_equal(first, second)
+
+
+def test_large_draws_are_not_kept(monkeypatch):
+    monkeypatch.setattr(_resampling, "MAX_KEPT", 100)
+    (first,), (second,) = Resamples(10, 11, rng=0), Resamples(10, 11, rng=0)
+    assert first is not second
+    np.testing.assert_array_equal(first, second)
+
+
 @pytest.mark.parametrize(
     ("num", "level", "rank"), [(1999, 0.95, 1900), (2000, 0.95, 1901), (99, 0.9, 90), (10, 0.1, 2)]
 )
@@ -55,3 +88,11 @@ def test_columns_that_make_the_maximum_infinite_too_often_are_left_out():
     np.testing.assert_array_equal(comparable(statistic, 0.95), [True, False, True, True])
     np.testing.assert_array_equal(comparable(statistic[:, :3], 0.95), [True, True, True])
     np.testing.assert_array_equal(comparable(np.full((9, 2), np.inf), 0.95), [False, False])
+
+
+def test_groups_of_columns_are_judged_one_by_one():
+    rng = np.random.default_rng(0)
+    statistic = np.where(rng.random((400, 6, 3)) < [0.0, 0.004, 0.05], np.inf, 1.0)
+    expected = [comparable(statistic[:, :, group], 0.95) for group in range(3)]
+    assert 0 < np.sum(expected) < 18
+    np.testing.assert_array_equal(comparable(statistic, 0.95).T, expected)
