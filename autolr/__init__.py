@@ -16,7 +16,10 @@ from autolr.errors import (
 )
 from autolr.grids import linear_grid, log_grid
 from autolr.result import TuningResult
+from autolr.schedules.make import make_scheduler
 from autolr.schedules.rebase import rebase_scheduler
+from autolr.search import find_lr
+from autolr.search_result import SearchResult
 from autolr.suggestion import Suggestion
 from autolr.tuner import AutoLRTuner
 
@@ -26,9 +29,13 @@ __all__ = [  # noqa: RUF022 (grouped)
     "TuningResult",
     "LossDifferentials",
     "Suggestion",
+    # search for the rate of a whole run
+    "find_lr",
+    "SearchResult",
     # grids and schedules
     "log_grid",
     "linear_grid",
+    "make_scheduler",
     "rebase_scheduler",
     # intervals, bands and sets for any matrix of loss differentials
     "statistics",

@@ -1,6 +1,6 @@
 """Aliases for arrays, batches and loss functions; imports nothing at run time but NumPy."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -17,6 +17,7 @@ Batch: TypeAlias = Any
 LossFunction: TypeAlias = Callable[[Any, Any], "torch.Tensor"]
 ComputeLoss: TypeAlias = Callable[["torch.nn.Module", Batch], "torch.Tensor"]
 Rng: TypeAlias = int | np.random.Generator | None
+Horizon: TypeAlias = int | Sequence[int] | NDArray[np.integer[Any]]
 Settings: TypeAlias = Mapping[str, Any]
 
 Method: TypeAlias = Literal["mean", "median", "variance_penalized", "ucb", "one_se", "variance", "max"]

@@ -19,6 +19,7 @@ def probe_adaptively(
     learning_rates: FloatArray,
     num_subsamples: int,
     *,
+    num_horizons: int,
     engine: EngineName,
     confidence_level: float,
     regret_tolerance: float,
@@ -29,6 +30,7 @@ def probe_adaptively(
         probe: What probes rows at some rates.
         learning_rates: All rates, shape ``(K,)``.
         num_subsamples: The most rows.
+        num_horizons: The number of losses of a probe H; the last one decides.
         engine: The engine asked for; once "auto" has stepped aside for the reference engine, it stays there.
         confidence_level: The level of the decision.
         regret_tolerance: The share of the pick's gain that its regret may have.
@@ -42,12 +44,13 @@ def probe_adaptively(
     def differentials(rows: range, columns: IntArray) -> FloatArray:
         settled = parts and parts[-1].engine == "step"
         part = probe(learning_rates[columns], rows, "step" if settled else engine, 0 if parts else 2)
-        own = part.loss_post.reshape(-1, columns.size)
-        post = np.full((len(own), learning_rates.size), np.nan)
+        num_rows = len(part.loss_pre)
+        own = part.loss_post.reshape(num_rows, columns.size, num_horizons)
+        post = np.full((num_rows, learning_rates.size, num_horizons), np.nan)
         post[:, columns] = own
         parts.append(replace(part, loss_post=post))
         with np.errstate(over="ignore"):
-            return own - part.loss_pre[:, np.newaxis]
+            return np.asarray(own[:, :, -1] - part.loss_pre[:, np.newaxis])
 
     run = race(
         differentials,
@@ -61,7 +64,7 @@ def probe_adaptively(
         "num_looks": run.num_looks,
         "looks": [_as_settings(look) for look in run.looks],
         "stop": run.stop,
-        "num_probes": int((~np.isnan(probed.loss_post)).sum()),
+        "num_probes": int((~np.isnan(probed.loss_post[:, :, -1])).sum()),
         "num_probes_fixed": num_subsamples * learning_rates.size,
     }
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from autolr._typing import BoolArray, IntArray
 from autolr.statistics.flags import DOMINANT, largest_share, ties
+from autolr.statistics.proportions import binomial_upper_bound
 
 if TYPE_CHECKING:
     from autolr.result import TuningResult
@@ -18,7 +19,7 @@ _FEW_SUBSAMPLES = 20
 _OVERLAP = 0.1  # of drawn over all observations: with less, intervals about the dataset are about the population too
 
 
-def caveats_of(result: "TuningResult", method: str, pick: int, best: IntArray) -> tuple[str, ...]:
+def caveats_of(result: "TuningResult", method: str, pick: int, best: IntArray, level: float) -> tuple[str, ...]:
     """Return the caveats of a decision.
 
     Args:
@@ -26,10 +27,12 @@ def caveats_of(result: "TuningResult", method: str, pick: int, best: IntArray) -
         method: By which method.
         pick: The column that was picked.
         best: The columns in the set of best rates.
+        level: The level of bounds.
     """
     settings, record = result.settings, result.differentials
+    source, step = ("of the first step", "steps") if record.horizons[-1] > 1 else ("that gave the gradient", "step")
     conditions = [
-        *_of_the_pick(result, method, pick, best),
+        *_of_the_pick(result, method, pick, best, level),
         *_of_the_rows(result),
         (
             bool(settings.get("adaptive")) and method != "mean" and bool(np.isnan(record.delta).any()),
@@ -38,7 +41,7 @@ def caveats_of(result: "TuningResult", method: str, pick: int, best: IntArray) -
         (settings.get("repeatable") is False, "The same weights gave two losses on the same batch: it is drawn anew."),
         (
             settings.get("evaluation") == "subsample",
-            "Losses were measured on the subsample that gave the gradient, which flatters the step.",
+            f"Losses were measured on the subsample {source}, which flatters the {step}.",
         ),
     ]
     return tuple(sentence for applies, sentence in conditions if applies)
@@ -55,17 +58,23 @@ def _rounding(result: "TuningResult") -> float:
     return _RESOLUTIONS * resolution * float(np.abs(result.differentials.loss_pre).mean())
 
 
-def _of_the_pick(result: "TuningResult", method: str, pick: int, best: IntArray) -> Sequence[tuple[bool, str]]:
+def _of_the_pick(
+    result: "TuningResult", method: str, pick: int, best: IntArray, level: float
+) -> Sequence[tuple[bool, str]]:
     delta = result.differentials.delta
     diverged = int(np.isinf(delta[:, pick]).sum())
+    most_diverged = float(binomial_upper_bound([diverged], [len(delta)], confidence_level=level)[0])
     share = 0.0 if len(delta) < _FEW_SUBSAMPLES else float(largest_share(delta[:, [pick]])[0])
     unresolved = bool(is_below_resolution(result)[pick])
     tied = int(np.isin(best, np.flatnonzero(ties(delta, pick, resolution=_rounding(result)))).sum())
     return [
-        (diverged > 0, f"At the pick, {diverged} of {len(delta)} probes diverged."),
+        (
+            diverged > 0,
+            f"At the pick, {diverged} of {len(delta)} probes diverged: up to {100.0 * most_diverged:.0f}% may.",
+        ),
         (method == "max", "This is the largest rate at which no subsample's loss rose: a bound, not a good rate."),
         (
-            pick not in best and method != "max",
+            pick not in best and best.size > 0 and method != "max",
             "The pick is outside of the set of rates that are as good as the best mean.",
         ),
         (unresolved, "The differentials at the pick are below the resolution of the loss."),
@@ -87,7 +96,7 @@ def _of_the_rows(result: "TuningResult") -> Sequence[tuple[bool, str]]:
     asked = settings.get("num_subsamples", num_rows)
     out_of_time = bool(settings.get("out_of_time"))
     decided = bool(settings.get("adaptive")) and settings.get("stop") != "ended"
-    drawn = num_rows * (settings.get("batch_size") or 0)
+    drawn = num_rows * int(result.differentials.horizons[-1]) * (settings.get("batch_size") or 0)
     overlapping = settings.get("sampling") == "independent" and drawn > _OVERLAP * (
         settings.get("num_observations") or math.inf
     )

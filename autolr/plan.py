@@ -5,14 +5,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch.utils.data import IterableDataset
 
-from autolr._typing import Batch, EngineName, FloatArray, Rng, Sampling
+from autolr._typing import Batch, EngineName, FloatArray, Horizon, IntArray, Rng, Sampling
 from autolr._validation import (
     check_confidence_level,
     check_flag,
+    check_horizons,
     check_integer,
     check_learning_rates,
     check_option,
@@ -26,6 +28,7 @@ from autolr.statistics.sequential import check_regret_tolerance
 from autolr.subsampling import (
     EVALUATION,
     ROW_STATE,
+    STEP_STATE,
     WARMUP_STATE,
     DrawnSubsamples,
     StreamedSubsamples,
@@ -44,6 +47,7 @@ class Plan:
         num_subsamples: The number of rows asked for.
         subsamples: Where the rows' batches come from.
         evaluation: Where their losses are measured: ``"subsample"``, ``"independent"``, or other subsamples.
+        horizons: After how many steps losses are recorded, increasing, shape ``(H,)``.
         warmup_steps: The steps that feed the optimizer's moments.
         engine: The engine asked for.
         entropy: What all randomness is made of.
@@ -62,6 +66,7 @@ class Plan:
     num_subsamples: int
     subsamples: Subsamples
     evaluation: Subsamples | str
+    horizons: IntArray
     warmup_steps: int
     engine: EngineName
     entropy: int
@@ -86,19 +91,36 @@ class Plan:
         """How often the user's own evaluation batches have been read from their start."""
         return self.evaluation.num_passes if isinstance(self.evaluation, StreamedSubsamples) else 1
 
-    def draw(self, randomness: ForkedRandomness, row: int) -> tuple[Batch, Batch] | None:
-        """Return the gradient's and the evaluation's batch of a row, or ``None`` where the data has ended.
+    @property
+    def num_batches(self) -> int:
+        """How many batches of the data a row takes."""
+        return int(self.horizons[-1]) + (1 if self.evaluation == "independent" else 0)
 
-        The random state is moved to the row's own first, which the data (augmentation) may draw from.
+    def seed(self, row: int, step: int = 0) -> np.random.SeedSequence:
+        """Return the seed of the random state of a row, and of its steps after the first."""
+        return seed_of(self.entropy, ROW_STATE, row) if step == 0 else seed_of(self.entropy, STEP_STATE, row, step)
+
+    def draw(self, randomness: ForkedRandomness, row: int) -> tuple[Batch, ...] | None:
+        """Return the batches of a row's steps, then that of its losses, or ``None`` where the data has ended.
+
+        The random state is moved to the row's own first, which the data (augmentation) may draw from; for the batches
+        of further steps to those of the steps, and back.
         """
-        randomness.fork(seed_of(self.entropy, ROW_STATE, row))
+        randomness.fork(self.seed(row))
         batches = self.subsamples.draw(row)
         if batches is None:
             return None
-        if isinstance(self.evaluation, str):
-            return batches[0], batches[-1]
-        evaluation = self.evaluation.draw(row)
-        return None if evaluation is None else (batches[0], evaluation[0])
+        evaluation = batches[-1:] if isinstance(self.evaluation, str) else self.evaluation.draw(row)
+        if evaluation is None:
+            return None
+        num_steps, steps = int(self.horizons[-1]), [batches[0]]
+        if num_steps > 1:
+            further = self.subsamples.draw_further(row)
+            for step in range(1, num_steps):
+                randomness.fork(self.seed(row, step))
+                steps.append(next(further))
+            randomness.fork(self.seed(row))
+        return *steps, evaluation[0]
 
     def warmup_batches(self, randomness: ForkedRandomness) -> Iterator[Batch]:
         """Yield the batches of the warm-up, each drawn in a random state of its own."""
@@ -122,7 +144,7 @@ def make_plan(
     batch_size: int | None,
     sampling: Sampling,
     evaluation: Any,
-    horizon: int,
+    horizon: Horizon,
     warmup_steps: int,
     engine: EngineName,
     interpolate: bool,
@@ -140,9 +162,7 @@ def make_plan(
     check_option("sampling", sampling, Sampling)
     if isinstance(evaluation, str):
         check_option("evaluation", evaluation, ("independent", "subsample"))
-    horizon = check_integer("horizon", horizon, minimum=1)
-    if horizon != 1:
-        raise ValueError(invalid("horizon", "be 1 in this version", horizon))
+    horizons = check_horizons(horizon)
     warmup_steps = check_integer("warmup_steps", warmup_steps, minimum=0)
     check_option("engine", engine, EngineName)
     if check_flag("interpolate", interpolate):
@@ -158,17 +178,18 @@ def make_plan(
     read = partial(read_data, device=device, dtype=dtype)
     data = read(X, Y, batch_size=batch_size)
     own = None if isinstance(evaluation, str) else _read_evaluation(read, evaluation, batch_size)
-    num_parts = 2 if own is None and evaluation == "independent" else 1
+    num_steps, num_parts = int(horizons[-1]), 2 if own is None and evaluation == "independent" else 1
     entropy = entropy_of(rng)
     if isinstance(data, BatchStream):
         size, num_observations, sampled = data.batch_size, None, "batches"
-        subsamples: Subsamples = StreamedSubsamples(data, num_parts=num_parts)
+        subsamples: Subsamples = StreamedSubsamples(data, num_parts=num_parts, num_steps=num_steps)
     else:
         drawn = DrawnSubsamples(
             data,
             batch_size=batch_size,
             sampling=sampling,
             num_parts=num_parts,
+            num_steps=num_steps,
             num_rows=num_subsamples,
             entropy=entropy,
         )
@@ -179,6 +200,7 @@ def make_plan(
         num_subsamples=num_subsamples,
         subsamples=subsamples,
         evaluation=evaluation if own is None else _evaluation_subsamples(own, size, sampling, num_subsamples, entropy),
+        horizons=horizons,
         warmup_steps=warmup_steps,
         engine=engine,
         entropy=entropy,
@@ -195,7 +217,7 @@ def make_plan(
             "num_observations": num_observations,
             "sampling": sampled,
             "evaluation": evaluation if own is None else "own data",
-            "horizon": horizon,
+            "horizon": horizons.tolist() if horizons.size > 1 else num_steps,
             "warmup_steps": warmup_steps,
             "engine_asked": engine,
             "interpolate": False,

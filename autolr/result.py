@@ -19,7 +19,7 @@ from autolr.plotting import plot_differentials
 from autolr.statistics.summary import summarize
 from autolr.storage import load_json, save_json
 from autolr.suggestion import Suggestion, decide, warn_of
-from autolr.verdict import no_decision
+from autolr.verdict import no_decision, verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -171,6 +171,17 @@ class TuningResult:
             ax=ax,
             **decision,
         )
+
+    def plot_of(self, suggestion: Suggestion, ax: "Axes | None" = None, **options: Any) -> "Axes":
+        """Draw this result with the pick of a suggestion that was made of it; see :meth:`plot`."""
+        given: dict[str, Any] = {"method": suggestion.method, "confidence_level": suggestion.confidence_level}
+        for name in given.keys() & options.keys():
+            raise TypeError(invalid(name, "be left to the suggestion", options[name]))
+        return self.plot(ax, **given, **options)
+
+    def verdict_of(self, suggestion: Suggestion) -> str:
+        """Return a suggestion that was made of this result in words."""
+        return verdict(suggestion)
 
     def extend(self, other: "TuningResult") -> "TuningResult":
         """Return this result with the rows of another one, of the same rates and horizons, below its own.

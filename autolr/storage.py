@@ -4,6 +4,7 @@ import json
 import math
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from autolr._validation import invalid
 from autolr.differentials import LossDifferentials
 
 SCHEMA = "autolr.TuningResult"
+SEARCH_SCHEMA = "autolr.SearchResult"
 VERSION = 1
 _ARRAYS = ("learning_rates", "loss_pre", "loss_post", "horizons")
 
@@ -46,12 +48,31 @@ def save_json(path: str | os.PathLike[str], differentials: LossDifferentials, se
         ValueError: If the path does not end in ``.json``, or a setting is no JSON value.
         OSError: If the file cannot be written.
     """
+    _write(path, lambda: to_json(differentials, settings))
+
+
+def save_search(
+    path: str | os.PathLike[str], trace: pd.DataFrame, decision: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    """Write the trace, decision and settings of a search as :func:`save_json` does.
+
+    Raises:
+        ValueError: If the path does not end in ``.json``, or a value is no JSON value.
+        OSError: If the file cannot be written.
+    """
+    columns = {name: column.tolist() for name, column in trace.items()}
+    columns["loss"] = _encode(trace["loss"].to_numpy(dtype=np.float64))
+    document = {"schema": SEARCH_SCHEMA, "version": VERSION, "settings": settings, "decision": decision}
+    _write(path, lambda: json.dumps({**document, "trace": columns}, allow_nan=False))
+
+
+def _write(path: str | os.PathLike[str], make_text: Callable[[], str]) -> None:
     if Path(path).suffix != ".json":
         raise ValueError(invalid("path", "end in .json", str(path)))
     target = Path(path).resolve()  # a link stays a link
     if not target.parent.is_dir():
         raise FileNotFoundError(invalid("path", "lie in a folder that exists", str(path)))
-    text = to_json(differentials, settings)
+    text = make_text()
     temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         with temporary.open("x", encoding="utf-8") as file:
@@ -71,15 +92,7 @@ def load_json(path: str | os.PathLike[str]) -> tuple[LossDifferentials, dict[str
         ValueError: If the file is damaged, another document, or of a newer version; the message says which.
         OSError: If the file cannot be read.
     """
-    try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:  # also what cannot be decoded
-        raise ValueError(f"`path` must name a complete JSON file, got {str(path)!r}: {error}.") from error
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise ValueError(invalid("path", f"name a file with the schema {SCHEMA!r}", str(path)))
-    version = document.get("version")
-    if type(version) is not int or not 1 <= version <= VERSION:
-        raise ValueError(invalid("path", f"name a file of schema version {VERSION} or older", f"version {version}"))
+    document = _read(path, SCHEMA)
     try:
         settings = document["settings"]
         if not isinstance(settings, dict):
@@ -91,6 +104,37 @@ def load_json(path: str | os.PathLike[str]) -> tuple[LossDifferentials, dict[str
     except (TypeError, ValueError) as error:
         raise ValueError(f"`path` must name an undamaged result, got {str(path)!r}: {error}") from error
     return differentials, settings
+
+
+def load_search(path: str | os.PathLike[str]) -> tuple[pd.DataFrame, dict[str, Any], dict[str, Any]]:
+    """Read what :func:`save_search` wrote; no code in the file is run.
+
+    Raises:
+        ValueError: If the file is damaged, another document, or of a newer version; the message says which.
+        OSError: If the file cannot be read.
+    """
+    document = _read(path, SEARCH_SCHEMA)
+    try:
+        columns, decision, settings = document["trace"], document["decision"], document["settings"]
+        trace = pd.DataFrame({**columns, "loss": _decode(columns["loss"]).astype(np.float64)})
+        return trace, dict(decision), dict(settings)
+    except KeyError as error:
+        raise ValueError(f"`path` must name an undamaged result, got {str(path)!r} without {error}.") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`path` must name an undamaged result, got {str(path)!r}: {error}") from error
+
+
+def _read(path: str | os.PathLike[str], schema: str) -> dict[str, Any]:
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:  # also what cannot be decoded
+        raise ValueError(f"`path` must name a complete JSON file, got {str(path)!r}: {error}.") from error
+    if not isinstance(document, dict) or document.get("schema") != schema:
+        raise ValueError(invalid("path", f"name a file with the schema {schema!r}", str(path)))
+    version = document.get("version")
+    if type(version) is not int or not 1 <= version <= VERSION:
+        raise ValueError(invalid("path", f"name a file of schema version {VERSION} or older", f"version {version}"))
+    return document
 
 
 def _encode(array: NDArray[Any]) -> Any:

@@ -15,16 +15,16 @@ from autolr.caveats import caveats_of, is_below_resolution
 from autolr.errors import DivergenceWarning, GridEdgeWarning, ResolutionWarning
 from autolr.levels import level_of
 from autolr.param_groups import base_learning_rates, set_learning_rate
+from autolr.schedules._options import ScheduleName
+from autolr.schedules.make import make_scheduler
 from autolr.schedules.rebase import rebase_scheduler
 from autolr.statistics.argmin_interval import argmin_interval
 from autolr.statistics.bands import simultaneous_band
 from autolr.statistics.best_set import best_set, default_method, regret_bound
 from autolr.statistics.criteria import choose, max_stable_index
 from autolr.statistics.intervals import median_interval
-from autolr.verdict import verdict
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from torch.optim.lr_scheduler import LRScheduler
 
     from autolr.result import TuningResult
@@ -59,7 +59,9 @@ class Suggestion:
             end of the grid).
         below_resolution: Whether the differentials at the pick are no more than rounding errors of the losses.
         caveats: Sentences on what limits the answer.
-        evidence: The result that it came from.
+        evidence: The result that it came from: a :class:`TuningResult`, or the :class:`SearchResult` of a search, in
+            which ``method`` is ``"search"``, the rate lies between those that were tried, its interval is a calibrated
+            one, ``best_set`` are the tried rates in it, and the regret is not bounded (NaN).
     """
 
     learning_rate: float
@@ -76,7 +78,7 @@ class Suggestion:
     doubt: Doubt | None
     below_resolution: bool
     caveats: tuple[str, ...]
-    evidence: "TuningResult"
+    evidence: Any
 
     def __float__(self) -> float:
         return self.learning_rate
@@ -110,7 +112,20 @@ class Suggestion:
         for key in ("lr", "initial_lr"):
             set_learning_rate(optimizer, self.learning_rate, base, key=key)
 
-    def plot(self, ax: "Axes | None" = None, **options: Any) -> "Axes":
+    def scheduler(
+        self, optimizer: torch.optim.Optimizer, name: ScheduleName, *, total_steps: int, **options: Any
+    ) -> "LRScheduler":
+        """Set the rate of an optimizer and attach a schedule to it: see :func:`make_scheduler`.
+
+        Args:
+            optimizer: The optimizer; it is changed.
+            name: The schedule's name.
+            total_steps: The steps of the run.
+            **options: Of the schedule.
+        """
+        return make_scheduler(optimizer, name, learning_rate=self.learning_rate, total_steps=total_steps, **options)
+
+    def plot(self, ax: Any = None, **options: Any) -> Any:
         """Draw the result with this pick.
 
         Args:
@@ -118,12 +133,12 @@ class Suggestion:
             **options: Of :meth:`TuningResult.plot`, but for ``method`` and ``confidence_level``.
 
         Returns:
-            The axes.
+            The axes; of a search two of them, see :meth:`SearchResult.plot`.
         """
-        return self.evidence.plot(ax, method=self.method, confidence_level=self.confidence_level, **options)  # type: ignore[arg-type]
+        return self.evidence.plot_of(self, ax, **options)
 
     def __str__(self) -> str:
-        return verdict(self)
+        return str(self.evidence.verdict_of(self))
 
 
 def decide(
@@ -171,7 +186,7 @@ def decide(
         confidence_level=level.nominal,
         doubt=_doubt(probed, own, method, sampled, best=best, edge=edge, unresolved=bool(unresolved[complete].all())),
         below_resolution=bool(unresolved[pick]),
-        caveats=caveats_of(result, method, pick, inside),
+        caveats=caveats_of(result, method, pick, inside, level.corrected),
         evidence=result,
     )
 

@@ -1,36 +1,19 @@
 """AutoLRTuner: data, subsamples, probes and result, wired together."""
 
-import time
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike
 from torch import nn
-from tqdm.auto import tqdm
 
-from autolr._typing import Batch, ComputeLoss, EngineName, FloatArray, LossFunction, Method, Rng, Sampling
-from autolr._validation import check_integer, check_rng, invalid
-from autolr._version import versions
-from autolr.adaptive import probe_adaptively
-from autolr.batches import outline
-from autolr.differentials import LossDifferentials
+from autolr._typing import ComputeLoss, EngineName, Horizon, LossFunction, Method, Rng, Sampling
+from autolr._validation import check_integer, check_rng
 from autolr.errors import NotTunedError
 from autolr.grids import log_grid
 from autolr.levels import DEFAULT_LEVEL
-from autolr.param_groups import base_learning_rates
+from autolr.measure import measure
 from autolr.plan import Plan, make_plan
-from autolr.probing.objective import Objective
-from autolr.probing.random_state import ForkedRandomness
-from autolr.probing.rows import ProbedRows, probe_rows
-from autolr.probing.start import Start
-from autolr.probing.state import Snapshot, preserved_state
-from autolr.probing.step import probe_by_steps
-from autolr.probing.warmup import warm_up
 from autolr.result import TuningResult
 from autolr.suggestion import Suggestion
 from autolr.training import check_training
@@ -45,9 +28,10 @@ DEFAULT_LEARNING_RATES.setflags(write=False)
 class AutoLRTuner:
     """Tunes the learning rate by the loss differentials of random subsamples.
 
-    On each of M subsamples the loss is measured, one optimizer step is taken from the same weights at every rate of a
-    grid, and the loss is measured again. Model, buffers, gradients, modes, optimizer, attached schedulers and the
-    global random state are bit for bit the same after every call as before it, also when it raises or is interrupted.
+    On each of M subsamples the loss is measured, one optimizer step (or several) is taken from the same weights at
+    every rate of a grid, and the loss is measured again. Model, buffers, gradients, modes, optimizer, attached
+    schedulers and the global random state are bit for bit the same after every call as before it, also when it raises
+    or is interrupted.
 
     Losses are measured in the modes in which the modules are handed over: a model in training mode is probed with its
     dropout and batch statistics.
@@ -107,7 +91,7 @@ class AutoLRTuner:
         batch_size: int | None = None,
         sampling: Sampling = "independent",
         evaluation: Any = "independent",
-        horizon: int = 1,
+        horizon: Horizon = 1,
         warmup_steps: int = 0,
         engine: EngineName = "auto",
         interpolate: bool = False,
@@ -138,7 +122,13 @@ class AutoLRTuner:
                 disjoint from the one that gave the gradient. ``"subsample"``: on the same one, as the original
                 definition has it; this flatters the step. Or data of your own: a pair of arrays, a ``Dataset``, a
                 ``DataLoader`` or an iterable of batches (started again where it ends).
-            horizon: The number of optimizer steps of a probe; 1 in this version.
+            horizon: The number of optimizer steps of a probe, each on a fresh subsample, as in training: what forwards
+                change in the model (running statistics) is kept along the way. An increasing sequence records the loss
+                at each of its numbers along one way; picks and intervals are those of the last one. Losses are measured
+                on a subsample that gave none of the row's gradients (``"subsample"``: on that of the first step). Where
+                observations are too few for disjoint subsamples, the steps go through shuffled epochs of the others.
+                What the first steps see does not depend on how many follow; only a partition, a loader or an iterable
+                is used up faster by longer rows. Several steps are real ones, whatever the engine.
             warmup_steps: Gradient evaluations that feed the optimizer's moments, the weights held still, before
                 probing; the same for all rows. Refused for optimizers that keep the rate in their state.
             engine: ``"step"``: the real optimizer step at every rate, the reference. ``"line"``: one real step, then
@@ -184,7 +174,7 @@ class AutoLRTuner:
             time_budget=time_budget,
             progress=progress,
         )
-        result = self._run(plan, range(plan.num_subsamples))
+        result = measure(plan, self._training, range(plan.num_subsamples))
         self._plan = plan if plan.repeatable else None
         self._result = result
         return result
@@ -216,7 +206,7 @@ class AutoLRTuner:
                 "`num_subsamples` must come from data that can be drawn again, got a loader or an iterable: tune again."
             )
         begin = result.differentials.num_subsamples
-        more = self._run(plan, range(begin, begin + num_subsamples), before=result)
+        more = measure(plan, self._training, range(begin, begin + num_subsamples), before=result.differentials)
         self._result = result.extend(more)
         return self._result
 
@@ -246,113 +236,3 @@ class AutoLRTuner:
     def plot(self, ax: "Axes | None" = None, **options: Any) -> "Axes":
         """Return :meth:`TuningResult.plot` of the last result."""
         return self.result.plot(ax, **options)
-
-    def _run(self, plan: Plan, rows: range, *, before: TuningResult | None = None) -> TuningResult:
-        """Probe the rows of a plan with everything preserved, and return them as a result."""
-        began = time.perf_counter()
-        training, optimizer = self._training, self._training.optimizer
-        objective, held, devices = training.objective(), training.generators(), training.devices()
-        preserved = (*objective.modules(), optimizer, *held, *plan.generators)
-        with torch.inference_mode(False), preserved_state(*preserved, devices=devices) as snapshot:
-            randomness = ForkedRandomness(devices, (*held, *plan.row_generators))
-            start = Start(objective, optimizer, snapshot, randomness, base_learning_rates(optimizer))
-            draw = partial(plan.draw, randomness)
-            first = draw(rows[0])
-            _check_batches(objective, first or ())
-            if plan.warmup_steps:
-                warm_up(start, plan.warmup_batches(randomness), plan.warmup_steps)
-                start = replace(start, snapshot=Snapshot(*preserved))
-            if before is not None:
-                _check_unchanged(start, draw(0), before.differentials)
-            deadline = None if plan.time_budget is None else began + plan.time_budget
-            with _progress_bar(plan.progress, len(rows)) as bar:
-                probe = partial(
-                    _probe_rows, start, draw=draw, deadline=deadline, progress=partial(_advance, bar, rows.start)
-                )
-                if plan.adaptive:
-                    probed, looked = probe_adaptively(
-                        probe,
-                        plan.learning_rates,
-                        len(rows),
-                        engine=plan.engine,
-                        confidence_level=plan.confidence_level,
-                        regret_tolerance=plan.regret_tolerance,
-                    )
-                else:
-                    probed, looked = probe(plan.learning_rates, rows, plan.engine), {}
-        if before is None and len(probed.loss_pre) < 2:
-            where = "X" if isinstance(plan.evaluation, str) else "X` and `evaluation"
-            batches = 4 if plan.evaluation == "independent" else 2
-            need = f"yield at least 2 rows of subsamples, from {batches} batches"
-            raise ValueError(invalid(where, need, f"{len(probed.loss_pre)} rows"))
-        if len(probed.loss_pre) == 0:
-            raise ValueError("`num_subsamples` must leave rows to add, got a partition that has ended.")
-        differentials = LossDifferentials(plan.learning_rates, probed.loss_pre, probed.loss_post)
-        settings = {
-            **plan.settings,
-            "num_subsamples": len(rows),
-            "evaluation_passes": plan.num_evaluation_passes,
-            "engine": probed.engine,
-            "engine_reason": probed.engine_reason,
-            "repeatable": probed.repeatable,
-            "out_of_time": probed.out_of_time,
-            **looked,
-            **training.settings(),
-            "resolution": objective.epsilon,
-            "num_gradients": objective.num_gradients,
-            "num_forwards": objective.num_forwards,
-            "num_evaluations": objective.num_gradients + objective.num_forwards / 3.0,
-            "seconds": time.perf_counter() - began,
-            "versions": versions(),
-        }
-        return TuningResult(differentials, settings)
-
-
-def _check_batches(objective: Objective, batches: tuple[Batch, ...]) -> None:
-    """Compute a first loss on each batch; what is raised gets a note that says what the batch was."""
-    for name, batch in zip(("gradient's", "evaluation"), batches, strict=False):
-        if name == "evaluation" and batch is batches[0]:
-            continue
-        try:
-            objective.check(batch)
-        except Exception as error:
-            whole = (
-                "" if objective.is_stated else "; with neither loss_fn nor compute_loss, the model is given all of it"
-            )
-            error.add_note(f"autolr: raised by the first {name} batch, {outline(batch)}{whole}.")
-            raise
-
-
-def _check_unchanged(start: Start, batches: tuple[Batch, Batch] | None, before: LossDifferentials) -> None:
-    """Raise unless the losses of the first row, before a step and after one in mid-grid, are what they were."""
-    middle = before.learning_rates.size // 2
-    expected = before.loss_pre[0], before.loss_post[0, middle, -1]
-    losses = (np.nan, np.nan)
-    if batches is not None:
-        pre, post = probe_by_steps(start, before.learning_rates[[middle]], *batches)
-        losses = pre, float(post[0])
-    if not np.allclose(losses, expected, rtol=1e-5, atol=1e-6):
-        raise ValueError(
-            "`num_subsamples` must extend a result of the same model, optimizer and data, got losses of"
-            f" {losses[0]:.6g} and {losses[1]:.6g} on the first subsample, where they were {expected[0]:.6g} and"
-            f" {expected[1]:.6g}: tune again."
-        )
-
-
-def _probe_rows(
-    start: Start, learning_rates: FloatArray, rows: range, engine: EngineName, at_least: int = 2, **options: Any
-) -> ProbedRows:
-    return probe_rows(start, learning_rates, rows=rows, engine=engine, at_least=at_least, **options)
-
-
-def _progress_bar(progress: bool | None, num_rows: int) -> "tqdm[NoReturn]":
-    disable = None if progress is None else not progress
-    return tqdm(total=num_rows, desc="subsamples", unit="", leave=False, disable=disable)
-
-
-def _advance(bar: "tqdm[NoReturn]", first: int, rows: Iterable[int]) -> Iterator[int]:
-    """Yield the rows, and keep the bar at what is done of them: a second pass over them takes it back."""
-    for row in rows:
-        bar.update(row - first - bar.n)
-        yield row
-        bar.update(row + 1 - first - bar.n)

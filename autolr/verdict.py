@@ -65,8 +65,9 @@ def _doubt(suggestion: "Suggestion") -> str:
             " check that there is something to learn."
         )
     elif suggestion.doubt == "flat":
+        steps = "does a step" if suggestion.horizon == 1 else f"do {suggestion.horizon} steps"
         reason = (
-            f"at no rate does a step lower the loss with {100.0 * suggestion.confidence_level:g}% confidence. Use more"
+            f"at no rate {steps} lower the loss with {100.0 * suggestion.confidence_level:g}% confidence. Use more"
             " subsamples or larger batches, and check that there is something to learn."
         )
     elif suggestion.doubt == "wide":
@@ -124,7 +125,8 @@ def _uncertainty(suggestion: "Suggestion") -> str:
     if suggestion.doubt == "edge":
         return f"On this grid, {as_good} ({level})."
     # NOTE: the interval is that of a curve between the rates, the set is one of rates: they need not overlap
-    return f"On a finer grid the best rate would lie between {ends}; on this one, {as_good} ({level})."
+    by_mean = "" if suggestion.method == "mean" else " by the mean"
+    return f"On a finer grid the best rate{by_mean} would lie between {ends}; on this one, {as_good} ({level})."
 
 
 def _edge(suggestion: "Suggestion") -> str:
@@ -190,6 +192,7 @@ def _evidence(result: "TuningResult") -> str:
     most = f" of at most {settings['num_subsamples']}" if adaptive else ""
     text = f"Measured on {num_rows}{most} {'disjoint ' if sampling == 'partition' else ''}subsamples"
     text += f" of {size} observations" if size else ""
+    text += " for each step" if size and result.differentials.horizons[-1] > 1 else ""
     where = {"independent": ", with losses on others", "own data": ", with losses on data of your own"}
     text += where.get(settings.get("evaluation", ""), "")
     text += ", for the population too" if sampling == "partition" and settings.get("evaluation_passes", 1) == 1 else ""

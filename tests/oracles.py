@@ -119,3 +119,42 @@ def quadratic_delta(
     """Return the second-order expansion of the change of the loss along ``-lr direction``, shape ``(K,)``."""
     slope, curvature = float(gradient @ direction), float(direction @ hessian @ direction)
     return -learning_rates * slope + learning_rates**2 * curvature / 2.0
+
+
+def train_by_copies(
+    copies: Copies,
+    learning_rates: Sequence[float],
+    horizons: Sequence[int],
+    batches: Sequence[Any],
+    evaluation_batch: Any,
+    rewind: Callable[[int], None],
+) -> tuple[float, np.ndarray]:
+    """Return the loss before, and after some numbers of steps of a training loop at each rate, shape ``(K, H)``.
+
+    Each rate trains copies of its own, and each loss is that of a further copy. ``rewind`` moves the global generators
+    to the state of a step.
+    """
+
+    def loss(model: nn.Module, compute_loss: Any) -> float:
+        rewind(0)
+        with torch.no_grad():
+            return float(compute_loss(copy.deepcopy(model), evaluation_batch))
+
+    model, _, compute_loss = copies()
+    loss_pre = loss(model, compute_loss)
+    losses: list[list[float]] = []
+    for learning_rate in learning_rates:
+        model, optimizer, compute_loss = copies()
+        _set_rate(optimizer, learning_rate)
+        losses.append([])
+        for step, batch in enumerate(batches):
+            closure = _closure(model, optimizer, compute_loss, batch, lambda step=step: rewind(step))
+            if not closure:
+                optimizer.zero_grad()
+                rewind(step)
+                compute_loss(model, batch).backward()
+                rewind(step)
+            optimizer.step(*closure)
+            if step + 1 in horizons:
+                losses[-1].append(loss(model, compute_loss))
+    return loss_pre, np.array(losses)

@@ -157,6 +157,41 @@ def test_combination(method, sampling, evaluation, form):
         assert tuner.get_best_lr(method) == expected
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("sampling", "evaluation", "form"), list(itertools.product(["independent", "partition"], EVALUATIONS, FORMS))
+)
+def test_combination_with_several_steps(sampling, evaluation, form):
+    torch.manual_seed(0)
+    seen = []
+    model = Recorder(seen)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    tuner = AutoLRTuner(model, nn.MSELoss(), optimizer, rng=1)
+    own_batches = form in ("DataLoader", "batches", "generator")
+    options = {"learning_rates": RATES, "num_subsamples": 4, "sampling": sampling, "horizon": [1, 2]}
+    options |= {} if own_batches else {"batch_size": BATCH_SIZE}
+    with unchanged(model, optimizer):
+        record = tuner.tune(*FORMS[form](), evaluation=EVALUATIONS[evaluation](), **options).differentials
+
+    assert record.loss_post.shape == (4, len(RATES), 2)
+    assert np.isfinite(record.loss_post).all()
+    body = seen[3 if evaluation == "subsample" else 4 :]
+    length = 1 + 4 * len(RATES)
+    assert len(body) == 4 * length
+    used = []
+    for begin in range(0, len(body), length):
+        evaluated, *probes = body[begin : begin + length]
+        first, second = probes[0], probes[2]
+        assert probes == [first, evaluated, second, evaluated] * len(RATES)
+        assert not first & second
+        assert (first == evaluated) == (evaluation == "subsample")
+        assert not second & evaluated
+        assert (min(evaluated) >= OWN) == evaluation.startswith("own")
+        used += [*first, *second, *(evaluated if evaluation == "independent" else ())]
+    if sampling == "partition" or own_batches or form == "IterableDataset":
+        assert len(used) == len(set(used))
+
+
 def rows_seen(seen, *, num_checks):
     """Return what gave the gradient and what the losses of each row: a loss, the gradient, a loss at each rate.
 

@@ -13,10 +13,10 @@ LAYERS = [
     {"_validation"},
     {"grids", "batches", "data", "param_groups", "differentials", "subsampling"},
     {"probing", "statistics"},
-    {"plotting", "_plot_axes", "schedules", "storage"},
-    {"levels", "caveats", "suggestion", "verdict", "result"},
-    {"plan", "training", "adaptive"},
-    {"tuner"},
+    {"plotting", "plot_search", "_plot_axes", "schedules", "storage"},
+    {"levels", "caveats", "suggestion", "verdict", "result", "search_verdict", "search_result"},
+    {"plan", "training", "adaptive", "measure", "picker", "streams", "scan"},
+    {"tuner", "search"},
     {"demo", "cli", "__main__"},
 ]
 STRANGERS = [("probing", "statistics"), ("statistics", "probing")]

@@ -10,10 +10,13 @@ import autolr
 SURFACE = {
     "AutoLRTuner",
     "TuningResult",
+    "find_lr",
+    "SearchResult",
     "LossDifferentials",
     "Suggestion",
     "log_grid",
     "linear_grid",
+    "make_scheduler",
     "rebase_scheduler",
     "statistics",
     "NotTunedError",

@@ -19,9 +19,9 @@ def drawn(num_observations, *, batch_size=None, sampling="independent", num_part
     )
 
 
-def streamed(batches, *, num_parts=2, cycle=False):
+def streamed(batches, *, num_parts=2, **options):
     stream = read_data(batches, device=torch.device("cpu"), dtype=torch.float32)
-    return StreamedSubsamples(stream, num_parts=num_parts, cycle=cycle)
+    return StreamedSubsamples(stream, num_parts=num_parts, **options)
 
 
 def lists(batches):
@@ -110,6 +110,52 @@ def test_the_default_size_shrinks_where_there_are_few_observations(num_observati
 def test_too_few_observations_are_refused_with_the_number_that_would_do(num_observations, options, text):
     with pytest.raises(ValueError, match=re.escape(text)):
         drawn(num_observations, **options)
+
+
+def further(subsamples, index, num_steps):
+    return [batch.tolist() for _, batch in zip(range(1, num_steps), subsamples.draw_further(index), strict=False)]
+
+
+@pytest.mark.parametrize("num_parts", [1, 2])
+@pytest.mark.parametrize("num_observations", [200, 23, 8])
+def test_further_steps_go_through_shuffled_epochs_of_what_the_evaluation_does_not_have(num_observations, num_parts):
+    subsamples = drawn(num_observations, batch_size=4, num_parts=num_parts)
+    for index in range(5):
+        first, *evaluation = lists(subsamples.draw(index))
+        steps = [first, *further(subsamples, index, 60)]
+        apart = set(itertools.chain(*evaluation))
+        pool = set(range(num_observations)) - apart
+        per_epoch = len(pool) // 4
+        epochs = [list(itertools.chain(*steps[i : i + per_epoch])) for i in range(0, len(steps), per_epoch)]
+        assert all(len(set(epoch)) == len(epoch) and set(epoch) <= pool for epoch in epochs)
+        assert len(set(map(str, epochs))) > 1
+        assert set(itertools.chain(*epochs)) == pool
+
+
+def test_the_first_subsamples_of_a_row_do_not_depend_on_how_many_steps_follow():
+    few, many = (drawn(40, batch_size=4, num_steps=num_steps) for num_steps in (2, 30))
+    assert lists(few.draw(3)) == lists(many.draw(3)) == lists(drawn(40, batch_size=4).draw(3))
+    assert further(few, 3, 2) == further(many, 3, 30)[:1]
+
+
+@pytest.mark.parametrize(("num_parts", "num_rows"), [(1, 4), (2, 3)])
+def test_all_subsamples_of_a_partition_are_disjoint_with_further_steps_too(num_parts, num_rows):
+    subsamples = drawn(86, batch_size=5, sampling="partition", num_parts=num_parts, num_steps=4)
+    seen = [
+        value
+        for index in range(num_rows)
+        for part in (*lists(subsamples.draw(index)), *further(subsamples, index, 9))
+        for value in part
+    ]
+    assert len(seen) == len(set(seen)) == num_rows * (num_parts + 3) * 5
+    assert subsamples.draw(num_rows) is None
+
+
+def test_a_row_of_a_stream_takes_the_batches_of_its_steps_and_then_that_of_its_losses():
+    subsamples = streamed(numbered(9), num_steps=3)
+    assert [lists(subsamples.draw(index)) for index in range(3)] == [[[0], [3]], [[4], [7]], None]
+    assert further(subsamples, 0, 9) == [[1], [2]]
+    assert further(subsamples, 1, 9) == further(subsamples, 1, 9) == [[5], [6]]
 
 
 @pytest.mark.statistical

@@ -80,7 +80,7 @@ def test_a_median_pick_that_diverged_warns_and_says_how_often(delta):
     with pytest.warns(DivergenceWarning, match="At the pick .*, 7 of 60 probes diverged"):
         suggestion = result_of(delta).suggest("median")
     assert suggestion.learning_rate == RATES[pick]
-    assert "At the pick, 7 of 60 probes diverged." in suggestion.caveats
+    assert "At the pick, 7 of 60 probes diverged: up to 21% may." in suggestion.caveats
     assert suggestion.regret_bound == np.inf
 
 

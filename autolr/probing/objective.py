@@ -1,6 +1,7 @@
 """The objective of a probe: (model, batch) -> scalar loss, however the user states it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ class Objective:
         parameters: The parameters whose gradients are computed; those without ``requires_grad`` are left out.
 
     Attributes:
+        weights: All parameters of the modules and those given.
         num_forwards: Losses computed without a gradient so far.
         num_gradients: Losses computed with a gradient so far.
         epsilon: The relative resolution of the loss's dtype, known after a check.
@@ -52,9 +54,9 @@ class Objective:
         self._writes_batch = self._changes_attributes = True  # unless checked
         owned = (parameter for module in self.modules() for parameter in module.parameters())
         weights: dict[int, torch.Tensor] = {id(weight): weight for weight in (*owned, *self.parameters)}
-        self._weights = list(weights.values())
+        self.weights = list(weights.values())
         # a forward may change anything but the weights
-        self._around = Snapshot(*self.modules(), leave=self._weights)
+        self._around = Snapshot(*self.modules(), leave=self.weights)
         dense = [tensor for tensor in self._around.tensors if tensor.layout == torch.strided]
         self._buffers = [distinct_entries(tensor.data) for tensor in dense]
         self._values = [tensor.clone() for tensor in self._buffers]
@@ -68,8 +70,12 @@ class Objective:
         """Return the model and the modules that the loss function is seen to hold: a second network, a learned loss."""
         return held_modules(self.model, self._loss_fn, self._compute_loss)
 
-    def loss(self, batch: Batch) -> float:
+    def loss(self, batch: Batch, *, keep: bool = False) -> float:
         """Return the loss on ``batch``, as a Python float; the modules are put back, but for the weights.
+
+        Args:
+            batch: The batch.
+            keep: Leave the modules as the forward leaves them.
 
         Raises:
             TypeError: If the loss is not a tensor of floats.
@@ -78,14 +84,20 @@ class Objective:
         self.num_forwards += 1
         with torch.set_grad_enabled(self._needs_graph):
             value = float(self._scalar(batch).detach())
+        if keep:
+            return value
         if self._changes_attributes:
             self._around.restore()
         elif self._buffers:
             torch._foreach_copy_(self._buffers, self._values)
         return value
 
-    def gradient(self, batch: Batch) -> torch.Tensor:
+    def gradient(self, batch: Batch, *, keep: bool = False) -> torch.Tensor:
         """Leave the gradient of the loss on ``batch`` in ``.grad`` of the parameters, and return the loss.
+
+        Args:
+            batch: The batch.
+            keep: Leave the modules as the forward leaves them, as training does, instead of putting them back.
 
         Raises:
             TypeError: If the loss is not a tensor of floats.
@@ -100,12 +112,20 @@ class Objective:
                     invalid("loss_fn" if self._loss_fn else "compute_loss", "depend on trainable parameters", loss)
                 )
             loss.backward(inputs=self.parameters)  # type: ignore[no-untyped-call]
-        self._around.restore()
+        if not keep:
+            self._around.restore()
         return loss.detach()
+
+    def bookmark(self) -> Callable[[], object]:
+        """Return a function that puts back what a forward changes in the modules, but for the weights, as it is now."""
+        if self._changes_attributes:
+            return Snapshot(*self.modules(), leave=self.weights).restore
+        values = [buffer.clone() for buffer in self._buffers]
+        return partial(torch._foreach_copy_, self._buffers, values) if values else lambda: None
 
     def clear_gradients(self) -> None:
         """Take the gradients off, of frozen weights too; none is written to."""
-        for weight in self._weights:
+        for weight in self.weights:
             weight.grad = None
 
     def check(self, batch: Batch) -> None:

@@ -2,11 +2,15 @@
 
 import random
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+
+# The states made last that are kept, 25 kB each: all rates of a row go through the same ones.
+_KEPT = 256
 
 GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 
@@ -71,6 +75,17 @@ def capture_random_state(devices: Iterable[torch.device]) -> Callable[[], None]:
     return restore
 
 
+@dataclass(frozen=True, slots=True)
+class RandomState:
+    """A state of all generators of a :class:`ForkedRandomness`: see :meth:`ForkedRandomness.state_of`."""
+
+    cpu: torch.Tensor
+    on_devices: list[torch.Tensor]
+    python: tuple[Any, ...]
+    numpy: dict[str, Any]
+    own: list[Any]
+
+
 class ForkedRandomness:
     """Random generators, moved to a state that depends on a row's number only, and back to it at will.
 
@@ -85,40 +100,62 @@ class ForkedRandomness:
     def __init__(self, devices: Iterable[torch.device], generators: Iterable[object] = ()) -> None:
         self._devices = accelerators(devices)
         self._generators = list({id(generator): generator for generator in generators}.values())
-        self._rewinds: list[Callable[[], object]] = []
+        self._puts = [state_access(generator)[1] for generator in self._generators]
+        self._states: dict[Any, RandomState] = {}
         self._rewind_numpy = True
+
+    def state_of(self, seed: np.random.SeedSequence) -> RandomState:
+        """Return a state of all generators that is made of ``seed`` alone; nothing is moved."""
+        key = seed.entropy, seed.spawn_key
+        if key not in self._states:
+            if len(self._states) >= _KEPT:
+                del self._states[next(iter(self._states))]
+            self._states[key] = self._make_state(seed)
+        return self._states[key]
+
+    def _make_state(self, seed: np.random.SeedSequence) -> RandomState:
+        words = seed.generate_state(626)
+        torch_seed = int(words[0]) << 32 | int(words[1])
+        key = words[2:]
+        own = []
+        for index, generator in enumerate(self._generators):
+            child = np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, index))
+            own.append(seeded_state(generator, child))
+        return RandomState(
+            cpu=torch.Generator().manual_seed(torch_seed).get_state(),
+            on_devices=[torch.Generator(device).manual_seed(torch_seed).get_state() for device in self._devices],
+            python=(3, (*map(int, key), 624), None),
+            numpy={
+                "bit_generator": "MT19937",
+                "state": {"key": key, "pos": 624},
+                "has_gauss": 0,
+                "gauss": 0.0,
+            },
+            own=own,
+        )
 
     def fork(self, seed: np.random.SeedSequence) -> None:
         """Move all generators to a state made of ``seed`` alone; :meth:`rewind` goes back to it."""
-        words = seed.generate_state(626)
-        torch_seed = int(words[0]) << 32 | int(words[1])
-        self._torch_state = torch.Generator().manual_seed(torch_seed).get_state()
-        self._device_states = [torch.Generator(device).manual_seed(torch_seed).get_state() for device in self._devices]
-        key = words[2:]
-        self._python_state = (3, (*map(int, key), 624), None)
-        self._numpy_state = {
-            "bit_generator": "MT19937",
-            "state": {"key": key, "pos": 624},
-            "has_gauss": 0,
-            "gauss": 0.0,
-        }
         self._rewind_numpy = True
-        self._rewinds = []
-        for index, generator in enumerate(self._generators):
-            child = np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, index))
-            self._rewinds.append(partial(state_access(generator)[1], seeded_state(generator, child)))
+        self.move_to(self.state_of(seed))
+
+    def move_to(self, state: RandomState) -> None:
+        """Move all generators to a state, NumPy's only as :meth:`rewind` does; :meth:`rewind` goes back to it."""
+        self._state = state
         self.rewind()
 
     def rewind(self) -> None:
-        """Go back to the state of the last :meth:`fork`."""
-        torch.set_rng_state(self._torch_state)
-        for device, state in zip(self._devices, self._device_states, strict=True):
-            _set_device_state(device, state)
-        random.setstate(self._python_state)
+        """Go back to the state of the last :meth:`fork` or :meth:`move_to`."""
+        state = self._state
+        torch.set_rng_state(state.cpu)
+        for device, device_state in zip(self._devices, state.on_devices, strict=True):
+            _set_device_state(device, device_state)
+        random.setstate(state.python)
         if self._rewind_numpy:
-            np.random.set_state(self._numpy_state)  # noqa: NPY002
-        for rewind in self._rewinds:
-            rewind()
+            np.random.set_state(state.numpy)  # noqa: NPY002
+            self._numpy_key = state.numpy["state"]["key"]
+        for put, own in zip(self._puts, state.own, strict=True):
+            put(own)
 
     def leave_numpy_if_unused(self) -> None:
         """After a first loss of a row: rewind NumPy from now on only if that loss drew from it.
@@ -131,7 +168,7 @@ class ForkedRandomness:
     def numpy_is_unused(self) -> bool:
         """Return whether nothing has been drawn from NumPy's generator since it was last set."""
         state: Any = np.random.get_state(legacy=False)  # noqa: NPY002
-        return bool(state["state"]["pos"] == 624 and state["has_gauss"] == 0)
+        return bool(state["state"]["pos"] == 624 and np.array_equal(state["state"]["key"], self._numpy_key))
 
     @property
     def rewinds_numpy(self) -> bool:

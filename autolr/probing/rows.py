@@ -3,22 +3,28 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
-from autolr._typing import Batch, EngineName, FloatArray
+from autolr._typing import Batch, EngineName, FloatArray, IntArray
 from autolr._validation import invalid
 from autolr.probing.line import LOSS_TOLERANCE, LineProbe
 from autolr.probing.start import Start
 from autolr.probing.step import probe_by_steps
+from autolr.probing.trajectory import probe_by_trajectories
 
 logger = logging.getLogger("autolr")
 
-Probe = Callable[[Batch, Batch], tuple[float, FloatArray]]
-Draw = Callable[[int], tuple[Batch, Batch] | None]
+ONE_STEP: IntArray = np.ones(1, dtype=np.int64)
+
+# from the number of a row and its batches (of the steps, and of the evaluation) to its losses
+Probe = Callable[[int, Sequence[Batch]], tuple[float, FloatArray]]
+Draw = Callable[[int], Sequence[Batch] | None]
+# from the numbers of a row and a step to the seed of the random state in which the step is taken
+RowSeed = Callable[[int, int], np.random.SeedSequence]
 Progress = Callable[[Iterable[int]], Iterable[int]]
 
 
@@ -28,7 +34,8 @@ class ProbedRows:
 
     Attributes:
         loss_pre: Losses before the step, shape ``(M,)``.
-        loss_post: Losses after the step, shape ``(M, K)``, or empty; ``inf`` where a probe diverged.
+        loss_post: Losses after the step, shape ``(M, K)``, or after several, ``(M, K, H)``, or empty; ``inf`` where a
+            probe diverged.
         engine: The engine that made them.
         engine_reason: Why this engine.
         out_of_time: Whether the clock stopped the rows.
@@ -51,6 +58,8 @@ def probe_rows(
     rows: range,
     *,
     engine: EngineName,
+    horizons: IntArray = ONE_STEP,
+    seed: RowSeed | None = None,
     deadline: float | None = None,
     at_least: int = 2,
     progress: Progress = iter,
@@ -58,16 +67,19 @@ def probe_rows(
     """Probe the rows in their order, until they, the data or the time end.
 
     The line engine is verified on the first row, before it is used, and on the last one; where it fails, the reference
-    engine probes all rows. A row in between whose step is not on a line is probed by the reference engine alone. A loss
-    that is not the same when computed again, on the first row, is logged as a warning.
+    engine probes all rows. A row in between whose step is not on a line is probed by the reference engine alone, and so
+    are all rows where a probe has several steps. A loss that is not the same when computed again, on the first row, is
+    logged as a warning.
 
     Args:
         start: Where every probe starts.
         learning_rates: The rates, shape ``(K,)``.
-        draw: From the number of a row to its two batches (gradient, evaluation), or ``None`` where the data has ended;
-            it moves the random state to the row's own. The same number gives the same batches again.
+        draw: From the number of a row to its batches (gradients, evaluation), or ``None`` where the data has ended; it
+            moves the random state to the row's own. The same number gives the same batches again.
         rows: The numbers of the rows.
         engine: ``"auto"``, ``"step"`` or ``"line"``.
+        horizons: After how many steps losses are recorded, increasing, shape ``(H,)``.
+        seed: The random state of each step of a row, for several steps; the row's own for step 0.
         deadline: The time (``time.perf_counter()``) after which no row is begun.
         at_least: The number of rows that are probed whatever the time.
         progress: What the loop over the rows is wrapped in, a progress bar.
@@ -78,29 +90,67 @@ def probe_rows(
     Raises:
         ValueError: If a loss before the step is not finite.
     """
-    step = partial(probe_by_steps, start, learning_rates)
+    reference = partial(probe_row, start, learning_rates, horizons, seed)
     if at_least == 0 and _is_over(deadline):
         return ProbedRows(np.empty(0), np.empty(0), engine, "there was no time", out_of_time=True)
     first = draw(rows[0])
-    repeatable = first is None or _is_repeatable(start, first[1])
+    repeatable = first is None or _is_repeatable(start, first[-1])
     probe = partial(
         _probe, draw=draw, rows=rows, deadline=deadline, at_least=at_least, progress=progress, repeatable=repeatable
     )
     if engine == "step":
-        return probe(step, engine="step", reason="asked for")
+        return probe(reference, engine="step", reason="asked for")
+    if horizons[-1] > 1:
+        reason = "several steps are real steps"
+        if engine == "line":
+            _log_objection(engine, reason)
+        return probe(reference, engine="step", reason=reason)
     if engine == "auto" and len(learning_rates) == 1:
-        return probe(step, engine="step", reason="one rate needs one step")
+        return probe(reference, engine="step", reason="one rate needs one step")
     line = LineProbe(start, learning_rates)
     objection = _objection(line, first)
     if objection is None:
-        probed = probe(line, engine="line", reason="verified against real steps in every row")
+        probed = probe(
+            lambda _, batches: line(*batches), engine="line", reason="verified against real steps in every row"
+        )
         num_probed = len(probed.loss_pre)
         objection = None if num_probed == 0 else _objection(line, draw(rows[num_probed - 1]))
         if objection is None:
             return probed
+    _log_objection(engine, objection)
+    return probe(reference, engine="step", reason=f"the line engine stepped aside: {objection}")
+
+
+def probe_row(
+    start: Start,
+    learning_rates: FloatArray,
+    horizons: IntArray,
+    seed: RowSeed | None,
+    row: int,
+    batches: Sequence[Batch],
+) -> tuple[float, FloatArray]:
+    """Return the losses of a row by the reference: a step from the start, or a trajectory where there are several.
+
+    Args:
+        start: Where every probe starts.
+        learning_rates: The rates, shape ``(K,)``.
+        horizons: After how many steps losses are recorded, where there are several.
+        seed: The random state of each step of a row, where there are several.
+        row: The number of the row.
+        batches: Those of the steps, then that of the losses.
+
+    Returns:
+        The loss before, and the losses after, shape ``(K,)``, or ``(K, H)`` where there are several steps.
+    """
+    *steps, evaluation_batch = batches
+    if len(steps) == 1 or seed is None:
+        return probe_by_steps(start, learning_rates, steps[0], evaluation_batch)
+    return probe_by_trajectories(start, learning_rates, horizons, steps, evaluation_batch, seed=partial(seed, row))
+
+
+def _log_objection(engine: EngineName, objection: str) -> None:
     level = logging.WARNING if engine == "line" else logging.INFO
     logger.log(level, "The line engine steps aside for the reference engine: %s.", objection)
-    return probe(step, engine="step", reason=f"the line engine stepped aside: {objection}")
 
 
 def _is_repeatable(start: Start, batch: Batch) -> bool:
@@ -121,7 +171,7 @@ def _is_repeatable(start: Start, batch: Batch) -> bool:
     return repeatable
 
 
-def _objection(line: LineProbe, batches: tuple[Batch, Batch] | None) -> str | None:
+def _objection(line: LineProbe, batches: Sequence[Batch] | None) -> str | None:
     return "there is no data" if batches is None else line.objection(*batches)
 
 
@@ -145,7 +195,7 @@ def _probe(
         batches = None if out_of_time else draw(row)
         if batches is None:
             break
-        pre, post = probe(*batches)
+        pre, post = probe(row, batches)
         if not np.isfinite(pre):
             where = f"be finite in every subsample (subsample {row}: NaN or inf in X, Y or the weights?)"
             raise ValueError(invalid("loss_pre", where, pre))

@@ -32,6 +32,10 @@ class Start:
     randomness: ForkedRandomness
     base: Sequence[float]
 
+    def objects(self) -> list[object]:
+        """Return what a step changes: the modules and the optimizer."""
+        return [*self.objective.modules(), self.optimizer]
+
     def restore(self) -> None:
         """Go back to the start, without gradients."""
         self.snapshot.restore()
@@ -55,10 +59,11 @@ class Start:
         for parameter, gradient in zip(self.objective.parameters, gradients, strict=True):
             parameter.grad = None if gradient is None else gradient.clone()
 
-    def step(self, learning_rate: float, batch: Batch) -> None:
+    def step(self, learning_rate: float, batch: Batch, *, keep: bool = False) -> None:
         """Take the user's optimizer step at ``learning_rate`` with the gradients as they are.
 
-        An optimizer that needs a closure (LBFGS) is given one that computes loss and gradient on ``batch``.
+        An optimizer that needs a closure (LBFGS) is given one that computes loss and gradient on ``batch``; ``keep``
+        is that of :meth:`Objective.gradient` there.
         """
         set_learning_rate(self.optimizer, learning_rate, self.base)
         self.randomness.rewind()
@@ -66,7 +71,7 @@ class Start:
 
             def closure() -> float:
                 self.randomness.rewind()
-                return float(self.objective.gradient(batch))
+                return float(self.objective.gradient(batch, keep=keep))
 
             self.optimizer.step(closure)
         else:

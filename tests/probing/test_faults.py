@@ -52,6 +52,9 @@ def failing_at(call, fail):
     return compute_loss, calls
 
 
+PROBES = [{"engine": "step"}, {"engine": "line"}, {"horizon": [1, 3]}]
+
+
 def tune(tuner, X, **options):
     return tuner.tune(X, num_subsamples=2, batch_size=8, learning_rates=RATES, **options)
 
@@ -65,10 +68,10 @@ def exception_of(function, *arguments, **options):
     return None
 
 
-@pytest.mark.parametrize("engine", ["step", "line"])
+@pytest.mark.parametrize("options", PROBES, ids=str)
 @pytest.mark.parametrize("warmup_steps", [0, 2])
 @pytest.mark.parametrize("kind", [UsersError, KeyboardInterrupt, SystemExit])
-def test_a_loss_that_raises_at_any_call_leaves_no_trace(kind, warmup_steps, engine):
+def test_a_loss_that_raises_at_any_call_leaves_no_trace(kind, warmup_steps, options):
     error = kind("mine")
 
     def fail():
@@ -78,7 +81,7 @@ def test_a_loss_that_raises_at_any_call_leaves_no_trace(kind, warmup_steps, engi
         compute_loss, calls = failing_at(call, fail)
         model, optimizer, scheduler, X, tuner = setup(compute_loss)
         with unchanged(model, optimizer, scheduler=scheduler, extra=X):
-            caught = exception_of(tune, tuner, X, engine=engine, warmup_steps=warmup_steps)
+            caught = exception_of(tune, tuner, X, warmup_steps=warmup_steps, **options)
         if len(calls) < call:  # it succeeded
             break
         assert caught is error
@@ -96,8 +99,9 @@ def test_an_interrupt_signal_within_the_loss_is_raised_again(call):
         tune(tuner, X)
 
 
+@pytest.mark.parametrize("horizon", [1, 4])
 @pytest.mark.parametrize("where", ["pre hook", "post hook", "step"])
-def test_an_optimizer_that_raises_at_any_step_leaves_no_trace(where):
+def test_an_optimizer_that_raises_at_any_step_leaves_no_trace(where, horizon):
     for call in itertools.count(1):
         error, calls = UsersError(), []
 
@@ -113,7 +117,7 @@ def test_an_optimizer_that_raises_at_any_step_leaves_no_trace(where):
         else:
             getattr(optimizer, f"register_step_{where.replace(' ', '_')}")(fail)
         with unchanged(model, optimizer, scheduler=scheduler):
-            caught = exception_of(tune, tuner, X)
+            caught = exception_of(tune, tuner, X, horizon=horizon)
         if len(calls) < call:
             break
         assert caught is error

@@ -1,0 +1,160 @@
+"""A plan carried out: everything preserved, its rows probed, the losses made into a result."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from autolr._typing import Batch, EngineName, FloatArray
+from autolr._validation import invalid
+from autolr._version import versions
+from autolr.adaptive import probe_adaptively
+from autolr.batches import outline
+from autolr.differentials import LossDifferentials
+from autolr.param_groups import base_learning_rates
+from autolr.plan import Plan
+from autolr.probing.objective import Objective
+from autolr.probing.random_state import ForkedRandomness
+from autolr.probing.rows import ProbedRows, probe_row, probe_rows
+from autolr.probing.start import Start
+from autolr.probing.state import Snapshot, preserved_state
+from autolr.probing.warmup import warm_up
+from autolr.result import TuningResult
+from autolr.training import Training
+
+
+def measure(plan: Plan, training: Training, rows: range, *, before: LossDifferentials | None = None) -> TuningResult:
+    """Probe the rows of a plan with everything preserved, and return them as a result.
+
+    Args:
+        plan: What is probed.
+        training: What the user trains with; it ends as it began.
+        rows: The numbers of the rows.
+        before: The rows that these extend; the first of them is probed again, to see whether something has changed.
+
+    Raises:
+        ValueError: If the data gives fewer than two rows, or none to add; a loss before the step is not finite; or the
+            rows before were those of another model, optimizer or data.
+    """
+    began = time.perf_counter()
+    optimizer = training.optimizer
+    objective, held, devices = training.objective(), training.generators(), training.devices()
+    preserved = (*objective.modules(), optimizer, *held, *plan.generators)
+    with torch.inference_mode(False), preserved_state(*preserved, devices=devices) as snapshot:
+        randomness = ForkedRandomness(devices, (*held, *plan.row_generators))
+        start = Start(objective, optimizer, snapshot, randomness, base_learning_rates(optimizer))
+        draw = partial(plan.draw, randomness)
+        _check_batches(objective, draw(rows[0]) or ())
+        if plan.warmup_steps:
+            warm_up(start, plan.warmup_batches(randomness), plan.warmup_steps)
+            start = replace(start, snapshot=Snapshot(*preserved))
+        if before is not None:
+            _check_unchanged(start, plan, draw(0), before)
+        deadline = None if plan.time_budget is None else began + plan.time_budget
+        with _progress_bar(plan.progress, len(rows)) as bar:
+            probe = partial(
+                _probe_rows,
+                start,
+                draw=draw,
+                horizons=plan.horizons,
+                seed=plan.seed,
+                deadline=deadline,
+                progress=partial(_advance, bar, rows.start),
+            )
+            if plan.adaptive:
+                probed, looked = probe_adaptively(
+                    probe,
+                    plan.learning_rates,
+                    len(rows),
+                    num_horizons=plan.horizons.size,
+                    engine=plan.engine,
+                    confidence_level=plan.confidence_level,
+                    regret_tolerance=plan.regret_tolerance,
+                )
+            else:
+                probed, looked = probe(plan.learning_rates, rows, plan.engine), {}
+    _check_rows(plan, len(probed.loss_pre), is_first=before is None)
+    settings = {
+        **plan.settings,
+        "num_subsamples": len(rows),
+        "evaluation_passes": plan.num_evaluation_passes,
+        "engine": probed.engine,
+        "engine_reason": probed.engine_reason,
+        "repeatable": probed.repeatable,
+        "out_of_time": probed.out_of_time,
+        **looked,
+        **training.settings(),
+        "resolution": objective.epsilon,
+        "num_gradients": objective.num_gradients,
+        "num_forwards": objective.num_forwards,
+        "num_evaluations": objective.num_gradients + objective.num_forwards / 3.0,
+        "seconds": time.perf_counter() - began,
+        "versions": versions(),
+    }
+    differentials = LossDifferentials(plan.learning_rates, probed.loss_pre, probed.loss_post, plan.horizons)
+    return TuningResult(differentials, settings)
+
+
+def _check_batches(objective: Objective, batches: Sequence[Batch]) -> None:
+    """Compute a first loss on the first and the last batch; what is raised gets a note that says what the batch was."""
+    for name, batch in zip(("gradient's", "evaluation"), (*batches[:1], *batches[-1:]), strict=False):
+        if name == "evaluation" and batch is batches[0]:
+            continue
+        try:
+            objective.check(batch)
+        except Exception as error:
+            whole = (
+                "" if objective.is_stated else "; with neither loss_fn nor compute_loss, the model is given all of it"
+            )
+            error.add_note(f"autolr: raised by the first {name} batch, {outline(batch)}{whole}.")
+            raise
+
+
+def _check_unchanged(start: Start, plan: Plan, batches: Sequence[Batch] | None, before: LossDifferentials) -> None:
+    """Raise unless the losses of the first row, before a step and after the first horizon in mid-grid, are the same."""
+    middle = before.learning_rates.size // 2
+    expected = before.loss_pre[0], before.loss_post[0, middle, 0]
+    losses = (np.nan, np.nan)
+    if batches is not None:
+        pre, post = probe_row(start, before.learning_rates[[middle]], before.horizons[:1], plan.seed, 0, batches)
+        losses = pre, float(post.flat[0])
+    if not np.allclose(losses, expected, rtol=1e-5, atol=1e-6):
+        raise ValueError(
+            "`num_subsamples` must extend a result of the same model, optimizer and data, got losses of"
+            f" {losses[0]:.6g} and {losses[1]:.6g} on the first subsample, where they were {expected[0]:.6g} and"
+            f" {expected[1]:.6g}: tune again."
+        )
+
+
+def _check_rows(plan: Plan, num_rows: int, *, is_first: bool) -> None:
+    """Raise where the data has given too few rows."""
+    if is_first and num_rows < 2:
+        where = "X" if isinstance(plan.evaluation, str) else "X` and `evaluation"
+        need = f"yield at least 2 rows of subsamples, from {2 * plan.num_batches} batches"
+        raise ValueError(invalid(where, need, f"{num_rows} rows"))
+    if num_rows == 0:
+        raise ValueError("`num_subsamples` must leave rows to add, got a partition that has ended.")
+
+
+def _probe_rows(
+    start: Start, learning_rates: FloatArray, rows: range, engine: EngineName, at_least: int = 2, **options: Any
+) -> ProbedRows:
+    return probe_rows(start, learning_rates, rows=rows, engine=engine, at_least=at_least, **options)
+
+
+def _progress_bar(progress: bool | None, num_rows: int) -> "tqdm[NoReturn]":
+    disable = None if progress is None else not progress
+    return tqdm(total=num_rows, desc="subsamples", unit="", leave=False, disable=disable)
+
+
+def _advance(bar: "tqdm[NoReturn]", first: int, rows: Iterable[int]) -> Iterator[int]:
+    """Yield the rows, and keep the bar at what is done of them: a second pass over them takes it back."""
+    for row in rows:
+        bar.update(row - first - bar.n)
+        yield row
+        bar.update(row + 1 - first - bar.n)

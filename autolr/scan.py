@@ -1,0 +1,299 @@
+"""One stream of a search: a scan over rates for some steps, the best ones for longer, and where they are best."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+from scipy import stats
+
+from autolr._typing import Batch
+from autolr.picker import (
+    ANNEAL_SHARE,
+    CLEAR_FALL,
+    HIGHEST,
+    LARGEST_GAP,
+    LOWEST,
+    NO_EFFECT,
+    PATIENCE,
+    PATIENCE_UNCLEAR,
+    STEP,
+    TOP,
+    gaps,
+    vertex,
+)
+from autolr.probing.courses import Course, Courses
+
+# On a plateau, the three largest rates that do no clear harm go on, for as many steps as are worth it: where the loss
+# hardly moves at first (sigmoids, saddles), the rates that leave the plateau are the largest that do not diverge.
+CANDIDATES, CLEAR_RISE, PLATEAU_STEPS = 3, 0.08, 100
+# With fewer steps than this beyond the scan, finals say no more than the scan does.
+_FEWEST_MORE = 10
+
+
+@dataclass(eq=False)
+class Scan:
+    """What one stream found; rates are known by their number n, the rate being ``10 * 10**(n / 2)``.
+
+    Attributes:
+        courses: The courses by the number of their rate.
+        scan_steps: The steps of each in the scan.
+        final_steps: The steps of the finalists, without those of the annealing; 0 without finals.
+        anneal_steps: The steps in which their rates fall to 0.
+        finalists: Their numbers.
+        best: The number of the best rate.
+        vertex: The decimal logarithm of the rate at which the parabola through the finalists is lowest.
+        measure: What the parabola goes through: ``"log loss"`` or ``"share of the gain"``.
+        untrained: The loss before any step, on what the best was judged by.
+        best_loss: The loss of the best, on the same.
+        online: Whether it was judged by losses before the steps, rather than on held-out batches.
+        size: The size of the untrained loss, or its spread over batches if that is larger.
+        plateau: Whether no rate of the scan lowered the loss clearly, so that the finals are other ones.
+        flat: Whether the best lowers the loss by no more than chance would.
+    """
+
+    courses: dict[int, Course] = field(default_factory=dict)
+    scan_steps: int = 0
+    final_steps: int = 0
+    anneal_steps: int = 0
+    finalists: tuple[int, ...] = ()
+    best: int = 0
+    vertex: float = math.nan
+    measure: str = "log loss"
+    untrained: float = math.nan
+    best_loss: float = math.inf
+    online: bool = True
+    size: float = math.nan
+    plateau: bool = False
+    flat: bool = False
+
+    @property
+    def num_steps(self) -> int:
+        """After how many steps the rates were compared."""
+        return self.final_steps or self.scan_steps
+
+    @property
+    def survivors(self) -> list[int]:
+        """The numbers of the rates that were not given up."""
+        return [number for number, course in self.courses.items() if course.given_up is None]
+
+    @property
+    def largest_survivor(self) -> float:
+        """The decimal logarithm of the largest rate that was compared and not given up."""
+        compared = self.finalists or tuple(self.courses)
+        return exponent(max(number for number in compared if self.courses[number].given_up is None))
+
+
+def exponent(number: int) -> float:
+    """Return the decimal logarithm of the rate with a number."""
+    return math.log10(TOP) + STEP * number
+
+
+def search_stream(
+    courses: Courses,
+    held_out: Sequence[Batch],
+    untrained_held_out: Sequence[float],
+    state: np.random.SeedSequence,
+    *,
+    scan_steps: int,
+    final_steps: int,
+    evaluations_left: Callable[[], float],
+) -> Scan:
+    """Scan, let the best and its neighbours go on, and find where they are best.
+
+    1. From 10 downwards in half-decades, each rate takes ``scan_steps`` steps on the same batches; its score is the
+       mean loss before the step over the last half of them. The scan ends after a worse rate, once the best is below
+       the untrained loss, or where a rate has no effect. If 10 is the best, it goes on upwards.
+    2. The best and the next smaller one go on to ``final_steps``, and their rates then fall to 0 in a fifth as many.
+       They are judged by the held-out loss; without held-out batches, by the losses before the steps of the last half
+       of the fall. If the smaller one is now better, a third one below it is trained too, otherwise the one above the
+       best; if that was given up, or is far worse already, it is left out, and counts as far worse.
+       Where no rate lowers the loss clearly, the loss may be a plateau: then the finalists are the three largest rates
+       that do not raise it clearly, with more steps.
+    3. The vertex is that of the parabola through the three (:func:`autolr.picker.gaps`).
+
+    Args:
+        courses: The courses of this stream.
+        held_out: The batches on which finalists are judged; none: they are judged online.
+        untrained_held_out: The losses on them before any step.
+        state: The random state of held-out losses.
+        scan_steps: The steps of the scan.
+        final_steps: The steps of the finals; fewer where fewer evaluations are left.
+        evaluations_left: How many gradient evaluations may still be spent.
+
+    Returns:
+        What was found. Where every rate was given up, it has no vertex.
+    """
+    scan = Scan(scan_steps=scan_steps)
+    losses = courses.measure_untrained(scan_steps)
+    scan.untrained = float(losses[scan_steps // 2 :].mean())
+    scan.size = max(abs(scan.untrained), float(losses.std()))
+    _scan(scan, courses, evaluations_left)
+    if not scan.survivors:
+        return scan
+    finals = _Finals(courses, held_out, untrained_held_out, state)
+    candidates = _still_possible(scan)
+    scan.plateau = not _falls_clearly(scan) and len(candidates) == CANDIDATES
+    if scan.plateau:
+        final_steps = max(final_steps, PLATEAU_STEPS)
+    final_steps = _affordable(final_steps, scan_steps, 3, len(held_out), evaluations_left())
+    if final_steps >= scan_steps + _FEWEST_MORE:
+        finals.run(scan, final_steps, candidates if scan.plateau else [])
+    heights = np.array([loss_of(scan, number) for number in (scan.best - 1, scan.best, scan.best + 1)])
+    center = scan.best
+    if scan.finalists:
+        scan.best = min(scan.finalists, key=partial(loss_of, scan))
+    scan.best_loss = loss_of(scan, scan.best)
+    scan.flat = _is_flat(scan, untrained_held_out)
+    distances, scan.measure = gaps(heights, scan.untrained)
+    scan.vertex = vertex([exponent(center + n) for n in (-1, 0, 1)], distances)
+    if scan.plateau and distances.max() < CLEAR_FALL:  # a parabola through noise
+        scan.vertex = exponent(center)
+    return scan
+
+
+def _scan(scan: Scan, courses: Courses, evaluations_left: Callable[[], float]) -> None:
+    """Run the scan; the courses that may go on are parked."""
+
+    def visit(number: int) -> None:
+        course = scan.courses[number] = courses.begin(10.0 ** exponent(number))
+        courses.run(course, scan.scan_steps)
+        course.trajectory.park()
+        if _score(scan, number) < _score(scan, scan.best) or number == 0:
+            scan.best = number
+        wanted = {number, scan.best - 1, scan.best, scan.best + 1}
+        if not _falls_clearly(scan):
+            wanted |= set(_still_possible(scan))
+        for other in scan.courses.keys() - wanted:
+            scan.courses[other].trajectory.forget()
+
+    number, num_worse = 0, 0
+    while exponent(number) >= math.log10(LOWEST):
+        visit(number)
+        num_worse = 0 if scan.best == number else num_worse + 1
+        patience = PATIENCE if _falls_clearly(scan) else PATIENCE_UNCLEAR
+        if _score(scan, scan.best) < scan.untrained and num_worse >= patience:
+            break
+        if abs(_score(scan, number) - scan.untrained) <= NO_EFFECT * scan.size:
+            break
+        if scan.survivors and evaluations_left() < scan.scan_steps:
+            break
+        number -= 1
+    number = 1
+    while scan.best == number - 1 and scan.survivors and exponent(number) <= math.log10(HIGHEST):
+        visit(number)
+        number += 1
+
+
+class _Finals:
+    """The best rate and its neighbours, trained on, annealed and judged."""
+
+    def __init__(
+        self, courses: Courses, held_out: Sequence[Batch], untrained: Sequence[float], state: np.random.SeedSequence
+    ) -> None:
+        self._courses, self._held_out, self._untrained, self._state = courses, held_out, untrained, state
+
+    def run(self, scan: Scan, final_steps: int, candidates: Sequence[int]) -> None:
+        """Let the finalists go on; where none survives, the next smaller rates enter.
+
+        Args:
+            scan: The scan; it is changed.
+            final_steps: The steps before the annealing.
+            candidates: Three neighbours that are the finalists of a plateau; none: the best and its neighbours.
+        """
+        scan.final_steps, scan.anneal_steps = final_steps, max(1, round(ANNEAL_SHARE * final_steps))
+        scan.online = not self._held_out
+        if self._held_out:
+            scan.untrained = float(np.mean(self._untrained))
+        center = candidates[1] if candidates else scan.best
+        for number in candidates or (center, center - 1):
+            self._run_one(scan, number)
+        if not candidates and loss_of(scan, center - 1) < loss_of(scan, center):
+            center -= 1
+            self._run_one(scan, center - 1)
+        elif not candidates and self._is_promising(scan, center + 1):
+            self._run_one(scan, center + 1)
+        scan.best = center
+        while all(scan.courses[number].given_up is not None for number in scan.finalists):
+            number = min(scan.finalists) - 1
+            if exponent(number) < math.log10(LOWEST):
+                return
+            scan.best = number
+            self._run_one(scan, number)
+
+    def _is_promising(self, scan: Scan, number: int) -> bool:
+        """Return whether the rate above the best was not given up in the scan, and not far worse already."""
+        scores = np.array([_score(scan, scan.best), _score(scan, number)])
+        return math.isfinite(scores[1]) and bool(gaps(scores, scan.untrained)[0][1] < LARGEST_GAP)
+
+    def _run_one(self, scan: Scan, number: int) -> None:
+        course = scan.courses.get(number)
+        if course is not None and (course.given_up is not None or course.trajectory.is_parked):
+            course.trajectory.resume()
+        else:
+            course = scan.courses[number] = self._courses.begin(10.0 ** exponent(number))
+        last = scan.final_steps + scan.anneal_steps
+
+        def falling(step: int) -> float:
+            return min(1.0, (last - step) / (scan.anneal_steps + 1.0))
+
+        if course.given_up is None:
+            self._courses.run(course, last, shape=falling)
+        if course.given_up is None and self._held_out:
+            self._courses.judge(course, self._held_out, self._state)
+        scan.finalists = (*scan.finalists, number)
+
+
+def _score(scan: Scan, number: int) -> float:
+    """Return the score of a rate in the scan; ``inf`` where it was given up or not visited."""
+    course = scan.courses.get(number)
+    return math.inf if course is None else course.score(scan.scan_steps // 2, scan.scan_steps)
+
+
+def loss_of(scan: Scan, number: int) -> float:
+    """Return the loss by which a rate is judged; ``inf`` where it was given up or did not take part."""
+    if not scan.finalists:
+        return _score(scan, number)
+    if number not in scan.finalists:
+        return math.inf
+    course = scan.courses[number]
+    last = scan.final_steps + scan.anneal_steps
+    return course.score(last - scan.anneal_steps // 2, last) if scan.online else course.judged
+
+
+def _falls_clearly(scan: Scan) -> bool:
+    """Return whether the best rate of the scan lowers the loss by more than a fiftieth."""
+    return scan.untrained - _score(scan, scan.best) > CLEAR_FALL * scan.size
+
+
+def _still_possible(scan: Scan) -> list[int]:
+    """Return the numbers of the three largest neighbouring rates that survived without a clear rise, decreasing."""
+    highest = scan.untrained + CLEAR_RISE * scan.size
+    numbers = sorted((n for n in scan.courses if _score(scan, n) <= highest), reverse=True)[:CANDIDATES]
+    return (
+        numbers if numbers == list(range(max(numbers, default=0), max(numbers, default=0) - len(numbers), -1)) else []
+    )
+
+
+def _is_flat(scan: Scan, untrained: Sequence[float]) -> bool:
+    """Return whether the best loss is not below the untrained one, or by little and not alike on the held-out batches.
+
+    Little is less than a fiftieth of the loss; alike, the paired t test on the batches at a one-sided level of 99%, as
+    the best of several rates is tested.
+    """
+    fall = scan.untrained - scan.best_loss
+    trained = scan.courses[scan.best].held_out_losses
+    if fall <= 0.0 or fall > CLEAR_FALL * scan.size or not scan.finalists or len(trained) < 2:
+        return fall <= 0.0
+    falls = np.subtract(untrained, trained)
+    error = float(falls.std(ddof=1)) / math.sqrt(falls.size)
+    return fall <= float(stats.t.ppf(0.99, falls.size - 1)) * error
+
+
+def _affordable(final_steps: int, scan_steps: int, num_finalists: int, num_held_out: int, left: float) -> int:
+    """Return how many steps the finals may have, at most ``final_steps``, with the evaluations that are left."""
+    if math.isinf(left):
+        return final_steps
+    fixed = num_finalists * num_held_out / 3.0 + 2 * scan_steps  # a lower neighbour may begin anew
+    return min(final_steps, int((left - fixed) / num_finalists + scan_steps) * 5 // 6)

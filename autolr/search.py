@@ -1,0 +1,373 @@
+"""find_lr: the rate to train with, coarse to fine over several steps, corrected for the length of the run."""
+
+import math
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NoReturn
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from torch.utils.data import IterableDataset
+from tqdm.auto import tqdm
+
+from autolr._text import format_rate
+from autolr._typing import Batch, ComputeLoss, LossFunction, Rng
+from autolr._validation import check_flag, check_integer, check_option, check_real, check_rng
+from autolr._version import versions
+from autolr.data import Data, DatasetRows, read_data
+from autolr.errors import DivergedError
+from autolr.param_groups import base_learning_rates
+from autolr.picker import (
+    CONFIDENCE_LEVEL,
+    FINAL_STEPS,
+    HIGHEST,
+    HOPELESS,
+    LOWEST,
+    SCAN_STEPS,
+    STEP,
+    USUAL_STEPS,
+    Correction,
+    Effort,
+    Target,
+    correction,
+    half_width,
+)
+from autolr.probing.courses import Courses
+from autolr.probing.held import data_generators
+from autolr.probing.objective import Objective
+from autolr.probing.random_state import ForkedRandomness
+from autolr.probing.start import Start
+from autolr.probing.state import preserved_state
+from autolr.probing.trajectory import Trajectory
+from autolr.scan import Scan, exponent, loss_of, search_stream
+from autolr.schedules._options import ScheduleName
+from autolr.schedules.make import schedule_factors
+from autolr.search_result import TRACE_COLUMNS, SearchResult
+from autolr.streams import HELD_OUT, STEP_STATE, Streams
+from autolr.subsampling import entropy_of, seed_of
+from autolr.suggestion import Suggestion
+from autolr.training import check_training
+
+# A search that costs more than this share of the run takes the fast way.
+_LARGEST_SHARE = 1.0 / 3.0
+# What a search costs, as a rule, in gradient evaluations: measured by ``benchmarks/regret.py``.
+_USUAL_COST: dict[Effort, int] = {"fast": 190, "default": 290, "thorough": 355}
+
+
+def find_lr(
+    model: nn.Module,
+    loss_fn: LossFunction | None,
+    optimizer: torch.optim.Optimizer,
+    data: Any,
+    *,
+    total_steps: int | None = None,
+    schedule: ScheduleName = "constant",
+    schedule_options: Mapping[str, Any] | None = None,
+    target: Target = "validation",
+    effort: Effort = "default",
+    val_data: Any = None,
+    batch_size: int | None = None,
+    num_streams: int = 1,
+    max_evaluations: int | None = None,
+    time_budget: float | None = None,
+    compute_loss: ComputeLoss | None = None,
+    device: torch.device | str | None = None,
+    rng: Rng = None,
+    progress: bool | None = None,
+) -> Suggestion:
+    r"""Find the learning rate to train a whole run with.
+
+    Single steps do not tell which rate trains well, so that this one trains: it takes some real steps at a few rates
+    from the weights as they are, on the same batches, follows the best three for longer, lets their rates fall to 0,
+    and compares held-out losses (:func:`autolr.scan.search_stream`). The vertex v of the parabola through them is the
+    best rate for about k steps; for a run of T steps under a schedule with the mean factor f, the rate is
+
+    .. math:: \min(v\, (k / T)^b / f, \text{the largest finalist that did not diverge}),
+
+    with b = 0.5 for a constant rate, 0.4 for one that decays, and 0 for the best training loss. The interval is
+    calibrated: it is as wide as it had to be, over the tasks of a benchmark, to hold a rate within 5% of the best in
+    90% of them. It is about small tasks and runs up to 3,000 steps; nothing is known of large models.
+
+    Model, optimizer, schedulers, and random states are bit for bit the same afterwards.
+
+    Args:
+        model: The model; it is not changed. Steps are taken in the modes in which it is handed over, held-out losses
+            measured in evaluation mode.
+        loss_fn: ``loss_fn(output, target) -> scalar tensor``, or ``None`` where ``compute_loss`` is given or the
+            model's output carries its loss.
+        optimizer: The optimizer, with the state that it has; the rate is that of its first group, the others keep their
+            ratios to it.
+        data: What to train on: a ``DataLoader``, any iterable of batches, a ``Dataset``, or a pair ``(X, Y)`` of
+            arrays.
+        total_steps: The optimizer steps T of the run; ``None``: 1,000 are assumed.
+        schedule: The name of the run's schedule: see :func:`autolr.make_scheduler`. Its mean factor, and whether it
+            decays, are computed from the schedule itself; ``"plateau"``, which depends on the losses, counts as
+            constant.
+        schedule_options: Its options, such as ``{"warmup_steps": 100}``.
+        target: Which loss is to be best at the end of the run: ``"validation"`` or ``"training"``. On small data and
+            many epochs the first asks for much smaller rates.
+        effort: ``"fast"``, ``"default"``, ``"thorough"``: 50, 80, 100 steps of the finalists.
+        val_data: What to judge on, in one of the forms of ``data``. By default some batches of ``data`` are kept apart;
+            where there are too few, finalists are judged by the losses of their own training batches.
+        batch_size: The observations of a batch, for arrays and datasets; by default 32, or fewer.
+        num_streams: On how many streams of batches the search is repeated; the rate is the geometric mean.
+        max_evaluations: The most gradient evaluations (three losses without a gradient count as one); the search is cut
+            short, and says so.
+        time_budget: The same in seconds.
+        compute_loss: ``compute_loss(model, batch) -> scalar tensor`` instead of ``loss_fn``.
+        device: Where batches go; by default where the first parameter is.
+        rng: An int gives the same answer at each call; a ``numpy.random.Generator`` is advanced.
+        progress: ``None``: a bar on a terminal only; ``True`` or ``False`` force it.
+
+    Returns:
+        The rate with its interval, caveats and verdict; its ``evidence`` is a :class:`SearchResult`.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument is out of its range, or there is no batch.
+        DivergedError: If training diverged at every rate that was tried.
+
+    References:
+        Wu, Ren, Liao and Grosse (2018). Understanding short-horizon bias in stochastic meta-optimization. ICLR.
+
+    Example:
+        >>> from autolr import find_lr
+        >>> X = torch.randn(400, 4, generator=torch.Generator().manual_seed(0))
+        >>> model = nn.Linear(4, 1)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> suggestion = find_lr(model, nn.MSELoss(), optimizer, (X, X.sum(1, keepdim=True)), total_steps=1000, rng=0)
+        >>> 1e-3 < float(suggestion) < 1.0
+        True
+    """
+    began = time.perf_counter()
+    training = check_training(model, loss_fn, optimizer, compute_loss=compute_loss, device=device)
+    check_rng(rng)
+    if total_steps is not None:
+        total_steps = check_integer("total_steps", total_steps, minimum=1)
+    check_option("target", target, Target)
+    check_option("effort", effort, Effort)
+    num_streams = check_integer("num_streams", num_streams, minimum=1)
+    if max_evaluations is not None:
+        max_evaluations = check_integer("max_evaluations", max_evaluations, minimum=1)
+    if time_budget is not None:
+        time_budget = check_real("time_budget", time_budget, above=0.0)
+    if progress is not None:
+        check_flag("progress", progress)
+    run_steps = USUAL_STEPS if total_steps is None else total_steps
+    law = _correction(schedule, dict(schedule_options or {}), run_steps, target)
+    way: Effort = "fast" if _USUAL_COST[effort] * num_streams > _LARGEST_SHARE * run_steps else effort
+
+    dtype = training.parameters()[0].dtype
+    read = partial(_read, device=training.device, dtype=dtype, batch_size=batch_size)
+    reader, judged_on = read("data", data), None if val_data is None else read("val_data", val_data)
+    objective, held, devices = training.objective(), training.generators(), training.devices()
+    entropy = entropy_of(rng)
+    generators = list(data_generators((data, val_data)))
+    of_rows = [given for given, used in ((data, reader), (val_data, judged_on)) if isinstance(used, DatasetRows)]
+    forked = (*held, *data_generators(of_rows))
+    preserved = (*objective.modules(), optimizer, *held, *generators)
+    scans: list[Scan] = []
+    with torch.inference_mode(False), preserved_state(*preserved, devices=devices) as snapshot:
+        randomness = ForkedRandomness(devices, forked)
+        start = Start(objective, optimizer, snapshot, randomness, base_learning_rates(optimizer))
+        streams = Streams(reader, batch_size=batch_size, val_data=judged_on, entropy=entropy, randomness=randomness)
+        objective.check(streams.batch(0, 0))
+        state = seed_of(entropy, HELD_OUT, 1)
+        untrained = _held_out_losses(start, streams.held_out, state)
+        steps = {
+            "scan_steps": min(SCAN_STEPS, max(2, run_steps)),
+            "final_steps": min(FINAL_STEPS[way], max(2, run_steps)),
+        }
+        with _progress_bar(progress, _USUAL_COST[way] * num_streams) as bar:
+            budget = _Budget(objective, began, max_evaluations, time_budget, bar)
+            for stream in range(num_streams):
+                if stream and budget.left() < _USUAL_COST["fast"]:
+                    break
+                courses = Courses(
+                    start,
+                    partial(streams.batch, stream),
+                    partial(_step_state, entropy, stream),
+                    hopeless=HOPELESS,
+                )
+                scan = search_stream(courses, streams.held_out, untrained, state, **steps, evaluations_left=budget.left)
+                if not scan.survivors:
+                    smallest = 10.0 ** exponent(min(scan.courses))
+                    raise DivergedError(
+                        f"Training diverged at every learning rate down to {format_rate(smallest)}: check the loss and"
+                        " the scale of the data."
+                    )
+                scans.append(scan)
+    settings = {
+        "total_steps": run_steps,
+        "schedule": schedule,
+        "schedule_options": {name: repr(value) for name, value in (schedule_options or {}).items()},
+        "mean_factor": law.mean_factor,
+        "decays": law.decays,
+        "exponent": law.exponent,
+        "target": target,
+        "effort": way,
+        "effort_asked": effort,
+        "num_streams": len(scans),
+        **steps,
+        "batch_size": streams.batch_size,
+        "held_out": "val_data" if val_data is not None else "kept apart" if streams.held_out else "none",
+        "num_rates": len({number for scan in scans for number in scan.courses}),
+        "rng": entropy,
+        **training.settings(),
+        "num_gradients": objective.num_gradients,
+        "num_forwards": objective.num_forwards,
+        "num_evaluations": objective.num_gradients + objective.num_forwards / 3.0,
+        "max_evaluations": max_evaluations,
+        "time_budget": time_budget,
+        "seconds": time.perf_counter() - began,
+        "versions": versions(),
+    }
+    decision = _decision(scans, law, target)
+    decision["caveats"] = _caveats(settings, scans, decision, told=total_steps is not None, asked=num_streams)
+    return SearchResult(_trace(scans), decision, settings).suggestion
+
+
+def _correction(schedule: ScheduleName, options: dict[str, Any], total_steps: int, target: Target) -> Correction:
+    """Return the correction for a schedule, which is run on an optimizer of its own."""
+    check_option("schedule", schedule, ScheduleName)
+    if schedule == "plateau":
+        return correction(np.ones(1), total_steps, target)
+    return correction(schedule_factors(schedule, total_steps=total_steps, **options), total_steps, target)
+
+
+def _read(name: str, given: Any, *, device: torch.device, dtype: torch.dtype, batch_size: int | None) -> Data:
+    pair = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
+    size = batch_size if name == "data" or isinstance(given, IterableDataset) else None
+    data: Data = read_data(*pair, device=device, dtype=dtype, batch_size=size, names=(name, f"{name}[1]"))
+    return data
+
+
+def _step_state(entropy: int, stream: int, step: int) -> np.random.SeedSequence:
+    return np.random.SeedSequence(entropy, spawn_key=(STEP_STATE, stream, step))
+
+
+def _held_out_losses(start: Start, batches: list[Batch], state: np.random.SeedSequence) -> list[float]:
+    """Return the held-out losses before any step."""
+    trajectory = Trajectory(start, lambda _: state)
+    trajectory.begin()
+    return [trajectory.loss(batch, state, training=False) for batch in batches]
+
+
+class _Budget:
+    """How many gradient evaluations are left, of a number and of the time; it moves the bar."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        began: float,
+        max_evaluations: int | None,
+        time_budget: float | None,
+        bar: "tqdm[NoReturn]",
+    ) -> None:
+        self._objective, self._began, self._bar = objective, began, bar
+        self._most, self._seconds = max_evaluations, time_budget
+
+    def left(self) -> float:
+        used = self._objective.num_gradients + self._objective.num_forwards / 3.0
+        self._bar.update(round(used) - self._bar.n)
+        left = math.inf if self._most is None else self._most - used
+        if self._seconds is not None:
+            seconds = time.perf_counter() - self._began
+            left = min(left, (self._seconds - seconds) * used / seconds)
+        return left
+
+
+def _decision(scans: list[Scan], law: Correction, target: Target) -> dict[str, Any]:
+    """Return what the streams lead to: the rate and its interval, and what they are made of."""
+    vertices = [scan.vertex for scan in scans]
+    centers = [scan.vertex + math.log10(law.factor(scan.num_steps)) for scan in scans]
+    cap = min(scan.largest_survivor for scan in scans)
+    center = min(float(np.mean(centers)), cap)
+    width = half_width(target, vertices)
+    first = scans[0]
+    diverged = [
+        10.0 ** exponent(n) for scan in scans for n, course in scan.courses.items() if course.given_up is not None
+    ]
+    survived = [10.0 ** exponent(n) for scan in scans for n in scan.survivors]
+    edge = min(diverged, default=None)
+    best_exponent = exponent(first.best)
+    at_edge = "high" if best_exponent + STEP > math.log10(HIGHEST) else None
+    at_edge = "low" if best_exponent - STEP < math.log10(LOWEST) else at_edge
+    best_loss = float(np.mean([scan.best_loss for scan in scans]))
+    return {
+        "learning_rate": 10.0**center,
+        "low": 10.0 ** (center - width),
+        "high": 10.0 ** (center + width),
+        "confidence_level": CONFIDENCE_LEVEL,
+        "vertices": [10.0**vertex for vertex in vertices],
+        "num_steps": min(scan.num_steps for scan in scans),
+        "last_step": max(scan.final_steps + scan.anneal_steps or scan.scan_steps for scan in scans),
+        "loss": best_loss,
+        "untrained_loss": float(np.mean([scan.untrained for scan in scans])),
+        "judged_by": "scan" if not first.finalists else "online" if first.online else "held-out",
+        "measure": first.measure,
+        "capped": center == cap,
+        "max_stable_lr": max((rate for rate in survived if edge is None or rate < edge), default=None),
+        "smallest_diverged": edge,
+        "at_grid_edge": at_edge,
+        "doubt": "flat" if any(scan.flat for scan in scans) else "edge" if at_edge else None,
+        "finalists": [finalist for scan in scans for finalist in _finalists(scan)],
+    }
+
+
+def _finalists(scan: Scan) -> list[dict[str, Any]]:
+    numbers = scan.finalists or tuple(n for n in (scan.best + 1, scan.best, scan.best - 1) if n in scan.courses)
+    losses = [(10.0 ** exponent(number), loss_of(scan, number)) for number in sorted(numbers)]
+    return [{"learning_rate": rate, "loss": loss if math.isfinite(loss) else None} for rate, loss in losses]
+
+
+def _caveats(
+    settings: dict[str, Any], scans: list[Scan], decision: dict[str, Any], *, told: bool, asked: int
+) -> list[str]:
+    share = settings["num_evaluations"] / settings["total_steps"]
+    short = any(not scan.finalists or scan.final_steps < settings["final_steps"] for scan in scans)
+    conditions = [
+        (
+            not told,
+            f"The length of the run was not told; {settings['total_steps']} steps are assumed. The best rate falls with"
+            f" the length to the power of {settings['exponent']:g}.",
+        ),
+        (settings["schedule"] == "plateau", "The schedule plateau depends on the losses; it counts as constant."),
+        (
+            settings["effort"] != settings["effort_asked"],
+            f"A search of the effort {settings['effort_asked']} costs more than a third of the run: this one is fast.",
+        ),
+        (share > _LARGEST_SHARE, f"The search took {100.0 * share:.0f}% of the run's own steps."),
+        (
+            decision["judged_by"] == "online",
+            "There was nothing to hold out: rates were judged by the losses on their own training batches.",
+        ),
+        (short, "The budget ended the search early: rates were compared after fewer steps than planned."),
+        (len(scans) < asked, f"The budget ended the search after {len(scans)} of {asked} streams."),
+        (
+            decision["measure"] != "log loss",
+            "The loss is not above 0 everywhere: rates were compared by their share of the gain, not by log loss.",
+        ),
+        (decision["capped"], "The rate is the largest one that was seen to train; the law asks for a larger one."),
+    ]
+    return [sentence for applies, sentence in conditions if applies]
+
+
+def _trace(scans: list[Scan]) -> pd.DataFrame:
+    rows: list[tuple[Any, ...]] = []
+    for stream, scan in enumerate(scans):
+        for course in scan.courses.values():
+            for step, loss in enumerate(course.losses):
+                stage = "scan" if step < scan.scan_steps else "final" if step < scan.final_steps else "anneal"
+                rows.append((stream, stage, course.learning_rate, step, loss))
+            if not math.isnan(course.held_out):
+                rows.append((stream, "held-out", course.learning_rate, len(course.losses), course.held_out))
+    return pd.DataFrame(rows, columns=list(TRACE_COLUMNS))
+
+
+def _progress_bar(progress: bool | None, total: int) -> "tqdm[NoReturn]":
+    disable = None if progress is None else not progress
+    return tqdm(total=total, desc="gradient evaluations", unit="", leave=False, disable=disable)
