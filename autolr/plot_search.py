@@ -61,7 +61,7 @@ def _draw_courses(ax: "Axes", trace: pd.DataFrame) -> None:
     from matplotlib.colors import LogNorm
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    steps = trace[trace["stage"] != "held-out"]
+    steps = trace[~trace["stage"].isin(["held-out", "untrained"])]
     rates = [float(rate) for rate in np.unique(steps["learning_rate"])]
     courses = {rate: steps[steps["learning_rate"] == rate] for rate in rates}
     whole = (steps["stage"] == "scan").groupby(steps["learning_rate"]).sum().max()

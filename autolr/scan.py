@@ -46,7 +46,8 @@ class Scan:
         vertex: The decimal logarithm of the rate at which the parabola through the finalists is lowest.
         measure: What the parabola goes through: ``"log loss"`` or ``"share of the gain"``.
         untrained: The loss before any step, on what the best was judged by.
-        best_loss: The loss of the best, on the same.
+        untrained_losses: That on the batch of each step of the scan.
+        best_loss: The loss of the best, on what it was judged by.
         online: Whether it was judged by losses before the steps, rather than on held-out batches.
         size: The size of the untrained loss, or its spread over batches if that is larger.
         plateau: Whether no rate of the scan lowered the loss clearly, so that the finals are other ones.
@@ -62,6 +63,7 @@ class Scan:
     vertex: float = math.nan
     measure: str = "log loss"
     untrained: float = math.nan
+    untrained_losses: tuple[float, ...] = ()
     best_loss: float = math.inf
     online: bool = True
     size: float = math.nan
@@ -128,6 +130,7 @@ def search_stream(
     scan = Scan(scan_steps=scan_steps)
     losses = courses.measure_untrained(scan_steps)
     scan.untrained = float(losses[scan_steps // 2 :].mean())
+    scan.untrained_losses = tuple(map(float, losses))
     scan.size = max(abs(scan.untrained), float(losses.std()))
     _scan(scan, courses, evaluations_left)
     if not scan.survivors:

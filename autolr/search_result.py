@@ -31,9 +31,9 @@ class SearchResult:
 
     Attributes:
         trace: A row for each loss: ``stream``; ``stage`` (``"untrained"``, ``"scan"``, ``"final"``, ``"anneal"``,
-            ``"held-out"``); ``learning_rate`` (0 for the untrained losses; in the annealing, the rate that it falls
-            from); ``step``, the number of steps before the loss; ``loss``, that of the step's own batch before the
-            step, or the held-out loss.
+            ``"held-out"``); ``learning_rate`` (0 for untrained losses; in the annealing, the rate that falls);
+            ``step``, the number of steps before the loss; ``loss``, that of the step's own batch before the step, or
+            the held-out loss.
         decision: What was made of it, as JSON values: the rate, its interval, each stream's finalists and vertex.
         settings: Every choice that made it, as JSON values, with costs and versions.
     """
@@ -64,7 +64,7 @@ class SearchResult:
         """The decision as a value."""
         decision = self.decision
         low, high = decision["low"], decision["high"]
-        rates = np.unique(self.trace["learning_rate"])
+        rates = np.unique(self.trace.loc[self.trace["stage"] != "untrained", "learning_rate"])
         return Suggestion(
             learning_rate=decision["learning_rate"],
             method="search",

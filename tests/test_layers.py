@@ -15,7 +15,7 @@ LAYERS = [
     {"probing", "statistics"},
     {"plotting", "plot_search", "_plot_axes", "schedules", "storage"},
     {"levels", "caveats", "suggestion", "verdict", "result", "search_verdict", "search_result"},
-    {"plan", "training", "adaptive", "measure", "picker", "streams", "scan"},
+    {"plan", "training", "adaptive", "measure", "picker", "streams", "scan", "search_decision"},
     {"tuner", "search"},
     {"demo", "cli", "__main__"},
 ]

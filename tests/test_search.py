@@ -90,6 +90,19 @@ def test_an_error_of_the_users_passes_and_everything_is_put_back(error, call):
     assert raised.value is error
 
 
+def test_the_trace_holds_every_loss():
+    evidence = found().evidence
+    trace, settings = evidence.trace, evidence.settings
+    steps = trace[trace["stage"].isin(["scan", "final", "anneal"])]
+    assert set(trace["stage"]) == {"untrained", "scan", "final", "anneal", "held-out"}
+    assert len(steps) == settings["num_gradients"]
+    assert (trace.query("stage == 'untrained'")["learning_rate"] == 0.0).all()
+    assert steps["learning_rate"].nunique() == settings["num_rates"]
+    assert trace.query("stage == 'scan'")["step"].max() == 19
+    assert trace.query("stage == 'anneal'")["step"].min() == settings["final_steps"]
+    assert f"{settings['num_rates']} learning rates" in repr(evidence)
+
+
 def test_the_same_rng_gives_the_same_answer_and_a_generator_advances():
     first, again, other = (found(rng=rng) for rng in (0, 0, 1))
     assert float(first) == float(again) != float(other)
@@ -169,7 +182,7 @@ def test_nothing_is_trained_on_that_is_held_out_and_every_rate_sees_the_same(kin
     order = {batch: number for number, batch in enumerate(dict.fromkeys(seen[True]))}
     path = [order[batch] for batch in seen[True]]
     assert all(then in ((now + 1) % len(order), 0, 20 % len(order)) for now, then in itertools.pairwise(path))
-    assert path.count(0) >= suggestion.evidence.trace["learning_rate"].nunique()
+    assert path.count(0) >= suggestion.evidence.settings["num_rates"]
 
 
 def test_without_enough_to_hold_out_it_is_judged_online_and_says_so():
