@@ -1,5 +1,6 @@
 """Checks at the public boundary, all with one wording: "`name` must <constraint>, got <value>."."""
 
+import itertools
 import math
 import numbers
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from autolr._typing import FloatArray, Rng
+from autolr._typing import FloatArray, IntArray, Rng
 
 _NO_NUMBERS = (str, bytes, bool, np.bool_, type(None))  # what NumPy would make numbers of
 
@@ -21,9 +22,9 @@ def describe(value: object, *, max_length: int = 80) -> str:
     return text if len(text) <= max_length else f"{text[: max_length - 3]}..."
 
 
-def invalid(name: str, constraint: str, value: object) -> str:
-    """Return the one wording of all argument errors."""
-    return f"`{name}` must {constraint}, got {describe(value)}."
+def invalid(name: str, constraint: str, value: object, *, unit: str = "") -> str:
+    """Return the one wording of all argument errors; ``unit`` says what a number counts."""
+    return f"`{name}` must {constraint}, got {describe(value)}{unit and f' {unit}'}."
 
 
 def check_integer(name: str, value: Any, *, minimum: int) -> int:
@@ -107,7 +108,7 @@ def check_rng(rng: Any) -> Rng:
 
 
 def check_array(name: str, value: ArrayLike) -> FloatArray:
-    """Return a float64 copy of ``value``, of any shape.
+    """Return a float64 copy of ``value``, of any shape, in C order: in another one sums are rounded differently.
 
     Raises:
         TypeError: If it does not hold real numbers (strings and bools are none).
@@ -116,7 +117,7 @@ def check_array(name: str, value: ArrayLike) -> FloatArray:
         array = np.asarray(value)
         mixed = array.dtype.kind == "O"
         if array.dtype.kind in "iuf" or (mixed and not any(isinstance(item, _NO_NUMBERS) for item in array.flat)):
-            return np.array(array, dtype=np.float64)
+            return np.array(array, dtype=np.float64, order="C")
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # RuntimeError: a tensor in a graph
         raise TypeError(invalid(name, "be an array of real numbers", value)) from error
     raise TypeError(invalid(name, "be an array of real numbers", value))
@@ -139,6 +140,23 @@ def check_learning_rates(value: ArrayLike, *, name: str = "learning_rates") -> F
     return rates
 
 
+def check_horizons(value: Any) -> IntArray:
+    """Return a number of steps, or an increasing sequence of them, as an array of shape (H,).
+
+    Raises:
+        TypeError: If it is neither an integer nor a sequence of integers (a bool is none).
+        ValueError: If a number is below 1, or a sequence is empty or not strictly increasing.
+    """
+    several = isinstance(value, (list, tuple, range)) or (isinstance(value, np.ndarray) and value.ndim == 1)
+    steps = list(value) if several else [value]
+    if any(isinstance(step, (bool, np.bool_)) or not isinstance(step, numbers.Integral) for step in steps):
+        raise TypeError(invalid("horizon", "be an integer or an increasing sequence of integers", value))
+    if not steps or min(steps) < 1 or any(after <= step for step, after in itertools.pairwise(steps)):
+        sequence = "be an increasing sequence of integers of at least 1"
+        raise ValueError(invalid("horizon", sequence if several else "be at least 1", value))
+    return np.array(steps, dtype=np.int64)
+
+
 def check_delta(value: ArrayLike, *, minimum: int = 2) -> FloatArray:
     """Return loss differentials as a float64 array of shape (M, K): finite or ``inf``, with M at least ``minimum``.
 
@@ -148,11 +166,11 @@ def check_delta(value: ArrayLike, *, minimum: int = 2) -> FloatArray:
     """
     delta = check_array("delta", value)
     if delta.ndim != 2 or delta.shape[1] == 0:
-        raise ValueError(invalid("delta", "have the shape (M, K)", delta.shape))
+        raise ValueError(invalid("delta", "have the shape (M, K) with K >= 1", delta.shape))
     if delta.shape[0] < minimum:
         raise ValueError(invalid("delta", f"have at least {minimum} rows", delta.shape[0]))
     if np.isnan(delta).any():
-        raise ValueError(invalid("delta", "be free of NaN", f"{int(np.isnan(delta).sum())} NaN"))
+        raise ValueError(invalid("delta", "be free of NaN", np.isnan(delta).sum(), unit="NaN"))
     if np.isneginf(delta).any():
-        raise ValueError(invalid("delta", "be free of -inf", f"{int(np.isneginf(delta).sum())} -inf"))
+        raise ValueError(invalid("delta", "be free of -inf", np.isneginf(delta).sum(), unit="-inf"))
     return delta

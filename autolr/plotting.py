@@ -14,7 +14,14 @@ from numpy.typing import ArrayLike
 from autolr._plot_axes import LossRange, place_legend, set_loss_axis, set_rate_axis, text_color
 from autolr._text import format_rate
 from autolr._typing import BoolArray, FloatArray, Method
-from autolr._validation import check_confidence_level, check_learning_rates, check_option, check_real, invalid
+from autolr._validation import (
+    check_array,
+    check_confidence_level,
+    check_learning_rates,
+    check_option,
+    check_real,
+    invalid,
+)
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -96,9 +103,7 @@ def plot_differentials(
     level = f"{100.0 * check_confidence_level(confidence_level):g}%"
     trim = check_real("trim", trim, above=0.0, below=0.5, closed=True)
     interval = _check_interval(low, high)
-    if best_set is None and "in_best_set" in summary:
-        best_set = summary["in_best_set"].to_numpy(dtype=bool)
-    best = np.zeros(rates.size, dtype=bool) if best_set is None else _as_mask(best_set, rates)
+    best = _read_best_set(summary) if best_set is None else _as_mask(best_set, rates)
     lines = None if delta is None else _check_lines(delta, rates)
     logarithmic = _is_logarithmic(rates)
     boundaries = _boundaries(rates, logarithmic=logarithmic)
@@ -148,7 +153,7 @@ def _read_summary(summary: pd.DataFrame, *, median: bool) -> tuple[FloatArray, _
     rates = check_learning_rates(summary.index.to_numpy(), name="summary.index")
 
     def column(name: str) -> FloatArray:
-        return summary[name].to_numpy(dtype=np.float64, na_value=np.nan).copy()
+        return check_array(f"summary[{name!r}]", summary[name].to_numpy(na_value=np.nan))
 
     center, low, high = (column(name) for name in names)
     center[~np.isfinite(center)] = np.nan
@@ -161,6 +166,16 @@ def _read_summary(summary: pd.DataFrame, *, median: bool) -> tuple[FloatArray, _
         band = np.where(finite, ends[0], np.nan), np.where(finite, ends[1], np.nan)
     num_diverged = np.nan_to_num(column("num_diverged")) if "num_diverged" in summary else np.zeros(rates.size)
     return rates, _Curve(center, low, high, band), num_diverged
+
+
+def _read_best_set(summary: pd.DataFrame) -> BoolArray:
+    """Return the mask ``in_best_set``, none where it is not there."""
+    if "in_best_set" not in summary:
+        return np.zeros(len(summary), dtype=bool)
+    values = summary["in_best_set"].to_numpy()
+    if not all(isinstance(value, (bool, np.bool_)) for value in values):
+        raise TypeError(invalid("summary['in_best_set']", "hold nothing but True and False", values))
+    return values.astype(bool)
 
 
 def _check_interval(low: float | None, high: float | None) -> tuple[float, float] | None:
@@ -186,21 +201,21 @@ def _check_xlim(xlim: tuple[float, float], rates: FloatArray) -> tuple[float, fl
 
 
 def _check_lines(delta: ArrayLike, rates: FloatArray) -> FloatArray:
-    values = np.array(delta, dtype=np.float64)
-    if values.ndim != 2 or values.shape[1] != rates.size:
-        raise ValueError(invalid("delta", f"have the shape (M, {rates.size})", values.shape))
+    values = check_array("delta", delta)
+    if values.ndim != 2 or values.shape[0] == 0 or values.shape[1] != rates.size:
+        raise ValueError(invalid("delta", f"have the shape (M, {rates.size}) with M >= 1", values.shape))
     values[~np.isfinite(values)] = np.nan
     return values
 
 
 def _as_mask(best_set: ArrayLike, rates: FloatArray) -> BoolArray:
     """Return the set, given as rates or as a mask, as a mask of shape (K,)."""
-    values = np.asarray(best_set)
-    if values.dtype == np.bool_:
-        if values.shape != rates.shape:
-            raise ValueError(invalid("best_set", f"have the shape ({rates.size},)", values.shape))
-        return values
-    matches = np.isclose(rates, np.asarray(values, dtype=np.float64).reshape(-1, 1), rtol=1e-9, atol=0.0)
+    mask = np.asarray(best_set, dtype=object)
+    if mask.size and all(isinstance(value, (bool, np.bool_)) for value in mask.flat):
+        if mask.shape != rates.shape:
+            raise ValueError(invalid("best_set", f"have the shape ({rates.size},)", mask.shape))
+        return mask.astype(bool)
+    matches = np.isclose(rates, check_array("best_set", best_set).reshape(-1, 1), rtol=1e-9, atol=0.0)
     if not matches.any(axis=1).all():
         raise ValueError(invalid("best_set", "hold rates of `summary.index`, or be a mask of them", best_set))
     return np.asarray(matches.any(axis=0), dtype=bool)

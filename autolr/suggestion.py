@@ -20,7 +20,7 @@ from autolr.schedules.make import make_scheduler
 from autolr.schedules.rebase import rebase_scheduler
 from autolr.statistics.argmin_interval import argmin_interval
 from autolr.statistics.bands import simultaneous_band
-from autolr.statistics.best_set import best_set, default_method, regret_bound
+from autolr.statistics.best_set import best_set_and_regret, default_method
 from autolr.statistics.criteria import choose, max_stable_index
 from autolr.statistics.intervals import median_interval
 
@@ -160,12 +160,12 @@ def decide(
         "num_resamples": level.resamples(2000),
         "rng": 0,
     }
-    comparison = default_method(len(delta))
-    inside = complete[best_set(probed, method=comparison, **sampled)]
-    low, high, regret = rates[0], rates[-1], np.inf
+    kept, regret = best_set_and_regret(probed, own, method=default_method(len(delta)), **sampled)
+    inside = complete[kept]
+    low, high = rates[0], rates[-1]
     if np.isfinite(probed).all(axis=0).any():
-        low, high = argmin_interval(rates[complete], probed, **sampled)
-        regret = regret_bound(probed, own, method=comparison, **sampled)
+        # of a rate that was not probed in every row, the interval knows as little as of one that diverged
+        low, high = argmin_interval(rates, np.where(np.isnan(delta).any(axis=0), np.inf, delta), **sampled)
     stable = max_stable_index(delta)
     unresolved = is_below_resolution(result)
     edge: Literal["low", "high"] | None = None

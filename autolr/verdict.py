@@ -25,8 +25,7 @@ def verdict(suggestion: "Suggestion") -> str:
     lines = [decision, _uncertainty(suggestion), _edge(suggestion), _evidence(suggestion.evidence)]
     if suggestion.doubt is None and suggestion.horizon == 1:
         lines.append(
-            "The best single step is not yet the rate to train a whole run with: over many steps a smaller one is often"
-            " better. Try both."
+            "The best single step is not yet the rate to train a whole run with: autolr.find_lr searches for that one."
         )
     lines += [f"Caveat: {caveat}" for caveat in suggestion.caveats]
     return "\n".join(line for line in lines if line)
@@ -49,7 +48,8 @@ def _decision(suggestion: "Suggestion") -> str:
     record = suggestion.evidence.differentials
     column = record.at(suggestion.learning_rate)
     steps = "one step changes" if suggestion.horizon == 1 else f"{suggestion.horizon} steps change"
-    statistic, change = ("median", np.median(column)) if suggestion.method == "median" else ("mean", column.mean())
+    # the score of the median is the median itself
+    statistic, change = ("median", suggestion.score) if suggestion.method == "median" else ("mean", column.mean())
     return (
         f"Learning rate {format_rate(suggestion.learning_rate)} (method {suggestion.method}): {steps} the loss by"
         f" {change:.3g} in the {statistic}, from {record.loss_pre.mean():.3g}."

@@ -393,8 +393,17 @@ def test_any_numbers_are_drawn_without_a_warning(frame, method):
         ({"low": 0.1}, ValueError, r"`low` must be given together with `high`, got \(0.1, None\)\."),
         ({"high": 0.1}, ValueError, r"`low` must be given together with `high`, got \(None, 0.1\)\."),
         ({"low": 0.2, "high": 0.1}, ValueError, r"`high` must be at least `low` \(0.2\), got 0.1\."),
-        ({"delta": np.zeros((3, 4))}, ValueError, r"`delta` must have the shape \(M, 64\), got \(3, 4\)\."),
-        ({"delta": np.zeros(64)}, ValueError, r"`delta` must have the shape \(M, 64\), got \(64,\)\."),
+        ({"delta": np.zeros((3, 4))}, ValueError, r"`delta` must have the shape \(M, 64\) with M >= 1, got \(3, 4\)\."),
+        ({"delta": np.zeros(64)}, ValueError, r"`delta` must have the shape \(M, 64\) with M >= 1, got \(64,\)\."),
+        ({"delta": np.zeros((0, 64))}, ValueError, r"`delta` must have the shape .* with M >= 1, got \(0, 64\)\."),
+        ({"delta": [["a"] * 64]}, TypeError, r"`delta` must be an array of real numbers, got \[\['a', "),
+        ({"delta": [[0.0] * 64, [0.0]]}, TypeError, r"`delta` must be an array of real numbers, got \[\[0\.0, "),
+        ({"best_set": ["a"]}, TypeError, r"`best_set` must be an array of real numbers, got \['a'\]\."),
+        (
+            {"best_set": [[0.1], [0.1, 0.2]]},
+            TypeError,
+            r"`best_set` must be an array of real numbers, got \[\[0\.1\], ",
+        ),
         ({"best_set": [0.123]}, ValueError, r"`best_set` must hold rates of `summary.index`, .*, got \[0.123\]\."),
         ({"best_set": np.array([True])}, ValueError, r"`best_set` must have the shape \(64,\), got \(1,\)\."),
     ],
@@ -410,5 +419,12 @@ def test_a_summary_that_is_not_a_frame_of_rates_is_refused(summary):
         plot_differentials(summary.to_dict())
     with pytest.raises(ValueError, match=r"`summary` must have the columns mean, low, high, got \['mean'\]\."):
         plot_differentials(summary[["mean"]])
+    for name in ("mean", "band_low", "num_diverged"):
+        frame = summary.assign(band_low=0.0, band_high=0.0).assign(**{name: "a"})
+        with pytest.raises(TypeError, match=rf"`summary\['{name}'\]` must be an array of real numbers, got array\("):
+            plot_differentials(frame)
+    for wrong in (np.nan, "True", None, 1.0):
+        with pytest.raises(TypeError, match=r"`summary\['in_best_set'\]` must hold nothing but True and False, got "):
+            plot_differentials(summary.assign(in_best_set=wrong))
     with pytest.raises(ValueError, match=r"`summary.index` must be strictly increasing, got "):
         plot_differentials(summary.iloc[::-1])

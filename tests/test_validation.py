@@ -43,6 +43,7 @@ def test_a_value_is_shown_on_one_short_line(value, text):
 
 def test_all_errors_have_one_wording():
     assert invalid("num", "be at least 1", 0) == "`num` must be at least 1, got 0."
+    assert invalid("x", "be free of NaN", np.int64(2), unit="NaN") == "`x` must be free of NaN, got 2 NaN."
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3)])
@@ -100,11 +101,11 @@ REFUSED = [
     (lambda: check_array("a", [10**400]), TypeError, "`a` must be an array of real numbers"),
     (lambda: check_array("a", torch.ones(1, requires_grad=True)), TypeError, "`a` must be an array of real numbers"),
     (lambda: check_delta("x"), TypeError, "`delta` must be an array of real numbers, got 'x'."),
-    (lambda: check_delta([1.0]), ValueError, "`delta` must have the shape (M, K), got (1,)."),
-    (lambda: check_delta(np.ones((3, 0))), ValueError, "`delta` must have the shape (M, K), got (3, 0)."),
+    (lambda: check_delta([1.0]), ValueError, "`delta` must have the shape (M, K) with K >= 1, got (1,)."),
+    (lambda: check_delta(np.ones((3, 0))), ValueError, "`delta` must have the shape (M, K) with K >= 1, got (3, 0)."),
     (lambda: check_delta([[1.0]]), ValueError, "`delta` must have at least 2 rows, got 1."),
-    (lambda: check_delta([[1.0], [NAN]]), ValueError, "`delta` must be free of NaN, got '1 NaN'."),
-    (lambda: check_delta([[1.0], [-INF]]), ValueError, "`delta` must be free of -inf, got '1 -inf'."),
+    (lambda: check_delta([[1.0], [NAN]]), ValueError, "`delta` must be free of NaN, got 1 NaN."),
+    (lambda: check_delta([[1.0], [-INF]]), ValueError, "`delta` must be free of -inf, got 1 -inf."),
 ]
 
 
@@ -132,6 +133,14 @@ def test_rates_are_a_copy_of_any_array(make):
     assert rates.dtype == np.float64
     rates[:] = 0.0
     assert list(given) == [0.25, 0.5]
+
+
+def test_arrays_are_copies_in_c_order():
+    given = np.asfortranarray(np.arange(6.0).reshape(2, 3))
+    array = check_array("a", given)
+    assert array.flags.c_contiguous
+    assert not np.shares_memory(array, given)
+    np.testing.assert_array_equal(array, given)
 
 
 def test_differentials_may_be_infinite_and_of_one_row_where_that_is_enough():

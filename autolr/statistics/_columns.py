@@ -92,6 +92,14 @@ def describe(delta: FloatArray, *, resolution: float | FloatArray = 0.0) -> Colu
     )
 
 
+def medians(values: FloatArray) -> FloatArray:
+    """Return the medians of the columns of ``values (M, K)``, which may hold ``inf``: NumPy's overflow where huge."""
+    ordered = np.sort(values, axis=0)
+    low, high = ordered[(len(values) - 1) // 2], ordered[len(values) // 2]
+    middle: FloatArray = np.where(low == high, low, 0.5 * low + 0.5 * high)
+    return middle
+
+
 def check_probes(value: ArrayLike, *, minimum: int = 2) -> FloatArray:
     """Return ``delta`` as :func:`~autolr._validation.check_delta` does, but let NaN (not probed) pass.
 

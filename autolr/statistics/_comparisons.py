@@ -10,11 +10,12 @@ from scipy import stats
 from autolr._typing import BestSetMethod, BoolArray, FloatArray, IntArray, Rng
 from autolr._validation import check_integer, check_rng
 from autolr.statistics._columns import Columns, describe
-from autolr.statistics._resampling import Resamples, allowed_infinite, comparable, critical_value, draw_t, drawn
+from autolr.statistics._resampling import MAX_TIED, Resamples, critical_value, draw_t, drawn
 
 # Two columns whose difference varies by less than this share of their values are the same but for rounding.
 RESOLUTION = 1e-12
-# A rate whose t statistic against the pick is above this many Bonferroni critical values is out without a resample.
+# A rate whose t statistic against the pick is above this many Bonferroni critical values is out without a resample; of
+# a critical value below 1, as of two rates at 50%, it is 1 that counts.
 FAR_OUT = 3.0
 # Statistics of so many resampled pairs (4 MiB) are held at once; arrays that the caches do not hold are slower too.
 MAX_STATISTICS = 2**19
@@ -29,11 +30,13 @@ class Comparison:
         difference: Mean of the paired difference j less k, shape ``(S, F)``.
         half_width: Critical value times the standard error of that difference: 0 for a difference that does not vary,
             ``inf`` for one that took no part in the test, shape ``(S, F)``.
+        bound: Upper bound of the mean of k less that of j, ``half_width - difference``, shape ``(S, F)``.
     """
 
     kept: BoolArray
     difference: FloatArray
     half_width: FloatArray
+    bound: FloatArray
 
 
 class Comparisons:
@@ -51,13 +54,14 @@ class Comparisons:
         num_rows, num_columns = delta.shape
         self.level = confidence_level
         self.mean = describe(delta).mean
-        # NOTE: halves, so that no difference of huge losses overflows.
-        self._halves = 0.5 * delta
-        self._magnitude = np.abs(self._halves).max(axis=0)
+        # NOTE: no difference or sum of huge losses overflows in this unit, which is 1 for others.
+        self._unit = 2.0 ** max(0, int(np.frexp(np.abs(delta).max(initial=0.0))[1]) - 1000)
+        self._scaled = delta / self._unit
+        self._magnitude = np.abs(self._scaled).max(axis=0)
         self._num_resamples = check_integer("num_resamples", num_resamples, minimum=1)
         self._chunk = max(1, MAX_STATISTICS // max(num_rows, self._num_resamples))
         bonferroni = 1.0 - (1.0 - confidence_level) / max(1, num_columns - 1)
-        self._far_out = FAR_OUT * float(stats.t.ppf(bonferroni, num_rows - 1))
+        self._far_out = FAR_OUT * max(1.0, float(stats.t.ppf(bonferroni, num_rows - 1)))
         self._resamples: Resamples | None = None
         if method == "studentized":
             self._resamples = Resamples(num_rows, num_resamples, rng)
@@ -66,7 +70,7 @@ class Comparisons:
                 self._far_out = np.inf
         else:
             normal = drawn(draw_t, self._num_resamples, num_rows, check_rng(rng))
-            self._errors = (self._halves - 0.5 * self.mean).T @ normal.T
+            self._errors = (self._scaled - self.mean / self._unit).T @ normal.T
 
     def far_out(self, pick: int) -> BoolArray:
         """Return which columns are so much worse than the pick that they need no test, shape (F,)."""
@@ -100,7 +104,8 @@ class Comparisons:
         rejected = (np.abs(mean) > self._resolution(tested, order)) & (mean > half_width)
         back = np.argsort(order)
         with np.errstate(over="ignore"):
-            return Comparison(np.logical_not(rejected.any(axis=1)), 2.0 * mean[:, back], 2.0 * half_width[:, back])
+            numbers = (self._unit * scaled[:, back] for scaled in (mean, half_width, half_width - mean))
+            return Comparison(np.logical_not(rejected.any(axis=1)), *numbers)
 
     def _critical_values(self, largest: FloatArray, tested: IntArray) -> FloatArray:
         """Return those of the S tests from the maxima ``(S, B)``, ``inf`` for pairs that take no part, ``(S, F)``."""
@@ -108,8 +113,8 @@ class Comparisons:
         if self._resamples is None:
             return critical
         critical = self._resamples.statistic(critical)
-        infinite = np.isposinf(self._resamples.statistic(largest)).mean(axis=1)
-        often = np.flatnonzero(infinite > allowed_infinite(self.level))
+        tied = self._resamples.tied(self._resamples.statistic(largest).T)
+        often = np.flatnonzero(tied.mean(axis=0) > MAX_TIED)
         several = max(1, self._chunk // self.mean.size)
         for start in range(0, often.size, several):
             part = often[start : start + several]
@@ -121,7 +126,7 @@ class Comparisons:
         everyone = np.arange(self.mean.size)
         workspace = np.empty((2, tested.size * everyone.size, self._num_resamples))
         ratio = self._statistic(self._differences(tested, everyone), tested, everyone, workspace)
-        shared = comparable(resamples.statistic(ratio).T, self.level).T
+        shared = resamples.comparable(resamples.statistic(ratio).T).T
         largest = np.where(shared[:, :, None], ratio, 0.0).max(axis=1)
         critical = resamples.statistic(critical_value(largest.T, self.level))
         chosen: FloatArray = np.where(shared, critical[:, None], np.inf)
@@ -133,8 +138,8 @@ class Comparisons:
         return resolution
 
     def _differences(self, rows: IntArray, partners: IntArray) -> Columns:
-        """Return the moments of half the difference of each of c columns and each of n, ``c * n`` columns."""
-        differences = self._halves[:, rows, None] - self._halves[:, None, partners]
+        """Return the scaled moments of the differences of each of c columns and each of n, ``c * n`` columns."""
+        differences = self._scaled[:, rows, None] - self._scaled[:, None, partners]
         resolution = self._resolution(rows, partners)
         return describe(differences.reshape(-1, resolution.size), resolution=resolution.ravel())
 

@@ -1,7 +1,7 @@
 """Bootstrap resamples of the rows of a matrix: one draw of rows serves all of its columns."""
 
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import ceil
 from typing import TypeAlias
 
@@ -16,6 +16,9 @@ MAX_WEIGHTS = 2**22
 MAX_KEPT = 2**20
 # A resample whose variance is below this share of its mean square is constant but for rounding.
 DEGENERATE = 1e-12
+# Columns share a maximum as long as their ties make it infinite in at most this share of the resamples.
+# NOTE: the same at every level, so that no column leaves at a higher one, and what is said of the others stays nested.
+MAX_TIED = 0.005
 
 Draw: TypeAlias = Callable[[np.random.Generator, int, int], FloatArray]
 
@@ -120,6 +123,38 @@ class Resamples:
         out *= np.abs(errors, out=errors)
         return out
 
+    @cached_property
+    def of_one_row(self) -> BoolArray:
+        """Which resamples are one row again and again, shape ``(B,)``."""
+        return np.concatenate([(weights == self.num_rows).any(axis=1) for weights in self])
+
+    def tied(self, statistic: FloatArray) -> BoolArray:
+        """Return where a statistic, ``(B, ...)``, is ``inf`` because of ties: not where a resample is of one row."""
+        infinite: BoolArray = np.isposinf(statistic)
+        if infinite.any():
+            infinite[self.of_one_row] = False
+        return infinite
+
+    def comparable(self, statistic: FloatArray) -> BoolArray:
+        """Return which columns share a maximum over columns, the same ones at each confidence level.
+
+        A column in which nearly all values are tied (differences of losses below the resolution of their dtype, say)
+        has many constant resamples, in which the statistic is ``inf``. Columns are let in by their share of those as
+        long as the resamples with any are at most 0.5% of all. Resamples of one row count for none: they are constant
+        in every column.
+
+        Args:
+            statistic: Resampled statistics, shape ``(B, R, ...)``; each of the last axes is judged on its own.
+        """
+        tied = self.tied(statistic)
+        if (tied.any(axis=1).mean(axis=0) <= MAX_TIED).all():
+            return np.ones(statistic.shape[1:], dtype=np.bool_)
+        order = np.argsort(tied.mean(axis=0), axis=0, kind="stable")
+        union = np.logical_or.accumulate(np.take_along_axis(tied, order[None], axis=1), axis=1).mean(axis=0)
+        keep = np.zeros(statistic.shape[1:], dtype=np.bool_)
+        np.put_along_axis(keep, order, union <= MAX_TIED, axis=0)
+        return keep
+
     def statistic(self, ratio: FloatArray) -> FloatArray:
         """Return the t statistics that belong to ratios of any shape."""
         size = np.abs(ratio)
@@ -142,35 +177,8 @@ def critical_value(statistic: FloatArray, confidence_level: float) -> FloatArray
     """
     num_resamples = statistic.shape[0]
     # NOTE: the small number keeps 0.95 * 2000 = 1900.0000000000002 from being rounded up to the next rank.
-    rank = ceil(confidence_level * (num_resamples + 1) - 1e-9)
+    rank = max(1, ceil(confidence_level * (num_resamples + 1) - 1e-9))
     if rank > num_resamples:
         return np.full(statistic.shape[1:], np.inf)
     chosen: FloatArray = np.partition(statistic, rank - 1, axis=0)[rank - 1]
     return chosen
-
-
-def comparable(statistic: FloatArray, confidence_level: float) -> BoolArray:
-    r"""Return which columns can share a maximum over columns without making its critical value infinite.
-
-    A column in which nearly all values are tied (differences of losses below the resolution of their dtype, say) has
-    many constant resamples, in which the statistic is ``inf``. Columns are let in by their share of those as long as
-    the resamples with any ``inf`` are at most :math:`(1 - \gamma) / 2` of all.
-
-    Args:
-        statistic: Resampled statistics, shape ``(B, R, ...)``; each of the last axes is judged on its own.
-        confidence_level: :math:`\gamma \in (0, 1)`.
-    """
-    infinite = np.isposinf(statistic)
-    allowed = allowed_infinite(confidence_level)
-    if (infinite.any(axis=1).mean(axis=0) <= allowed).all():
-        return np.ones(statistic.shape[1:], dtype=np.bool_)
-    order = np.argsort(infinite.mean(axis=0), axis=0, kind="stable")
-    union = np.logical_or.accumulate(np.take_along_axis(infinite, order[None], axis=1), axis=1).mean(axis=0)
-    keep = np.zeros(statistic.shape[1:], dtype=np.bool_)
-    np.put_along_axis(keep, order, union <= allowed, axis=0)
-    return keep
-
-
-def allowed_infinite(confidence_level: float) -> float:
-    r"""Return the share of infinite maxima, :math:`(1 - \gamma) / 2`, up to which all columns share one."""
-    return (1.0 - confidence_level) / 2.0

@@ -19,8 +19,6 @@ REACH = 4
 STEEPEST = 4.0
 # Losses beyond this are cut to it, so that nothing below overflows.
 HUGE = 1e300
-# Points per step of the grid at which the spline is evaluated.
-POINTS_PER_STEP = 32
 
 
 def argmin_interval(
@@ -58,9 +56,13 @@ def argmin_interval(
 
     It assumes independent rows with finite variances, and a mean loss that is smooth over a few steps of the grid. It
     is asymptotic in M: of rows as skewed as those of a regression on batches of 16, it covers about 93% at a nominal
-    95% with M = 20 or 30 and 95% with M = 100, and misses mostly by lying above the best rate. A minimum outside of the
-    rates that did not diverge is not covered: the interval is confined to them. Where the loss is flat against the
-    noise the minima scatter, and coverage is rough; :func:`~autolr.statistics.best_set` is then what to look at.
+    95% with M = 20 or 30 and 95% with M = 100, and misses mostly by lying above the best rate. Two rows say too little
+    of how much they vary: with M = 2 it is the range of all rates that did not diverge. Where the loss is flat against
+    the noise the minima scatter, and coverage is rough; :func:`~autolr.statistics.best_set` is then what to look at.
+
+    The interval is confined to the rates that did not diverge, but for an end at the first or last of them, which is
+    moved to the next rate of the grid: the minimum may be anywhere on the way to a rate that was left out. One beyond
+    that rate, or beyond the grid, is not covered.
 
     Args:
         learning_rates: Rates, shape ``(K,)``, strictly increasing and positive.
@@ -70,7 +72,7 @@ def argmin_interval(
         rng: Seed or generator of the resamples; an integer gives the same result at each call.
 
     Returns:
-        Lower and upper end, two learning rates; the same one twice if only one column is finite.
+        Lower and upper end, two learning rates; the same one twice if it is the only one.
 
     Raises:
         TypeError: If an argument is of the wrong type.
@@ -88,10 +90,10 @@ def argmin_interval(
         van der Vaart (1998). Asymptotic statistics, chapter 5. Cambridge University Press. (The delta method's error.)
 
     Example:
-        In both rows the loss changes by a parabola in log10 of the rate, with its minimum at 10^-1.03:
+        In all rows the loss changes by a parabola in log10 of the rate, with its minimum at 10^-1.03:
 
         >>> exponent = np.linspace(-2.0, 0.0, 21)
-        >>> low, high = argmin_interval(10.0**exponent, [(exponent + 1.03) ** 2, 2 * (exponent + 1.03) ** 2], rng=0)
+        >>> low, high = argmin_interval(10.0**exponent, [a * (exponent + 1.03) ** 2 for a in (1.0, 2.0, 4.0)], rng=0)
         >>> round(float(np.log10(low)), 2), round(float(np.log10(high)), 2)
         (-1.03, -1.03)
     """
@@ -105,9 +107,19 @@ def argmin_interval(
     finite = finite_columns(values)
     if not finite.any():
         raise DivergedError("Every learning rate diverged in at least one subsample: there is no smallest mean loss.")
+    kept = np.flatnonzero(finite)
+    outer = rates[max(kept[0] - 1, 0)], rates[min(kept[-1] + 1, rates.size - 1)]
     rates = rates[finite]
-    # NOTE: sums are rounded differently in another layout.
-    x, values = np.log10(rates), np.ascontiguousarray(values[:, finite])
+    low, high = rates[0], rates[-1]
+    if num_rows > 2:
+        # NOTE: sums are rounded differently in another layout.
+        low, high = _ends(rates, np.ascontiguousarray(values[:, finite]), resamples, level)
+    return float(outer[0] if low == rates[0] else low), float(outer[1] if high == rates[-1] else high)
+
+
+def _ends(rates: FloatArray, values: FloatArray, resamples: Resamples, level: float) -> tuple[float, float]:
+    """Return the ends of the interval among finite columns only."""
+    x, num_rows = np.log10(rates), values.shape[0]
     blocks = [locate_minima(x, values, weights / num_rows) for weights in resamples]
     first, last, error = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
     (start,), (stop,), (own_error,) = locate_minima(x, values, np.full((1, num_rows), 1.0 / num_rows))
@@ -199,32 +211,54 @@ def _spline_minima(
 ) -> tuple[FloatArray, FloatArray]:
     """Return the minima of splines through the curves at some knots, and their errors as in :func:`locate_minima`."""
     left, right = max(index - 1, 0), min(index + 1, x.size - 1)
-    fine = np.linspace(x[left], x[right], POINTS_PER_STEP * (right - left) + 1)
-    # NOTE: splines are linear in the values at the knots.
-    basis = CubicSpline(x[knots], np.eye(knots.stop - knots.start))
-    value, slope, curvature = (basis(fine, order).T for order in range(3))
     # In units of the rise to the neighbours, so that huge and tiny losses are the same.
     rise = curves - curves[:, [index]]
     unit = np.maximum(rise[:, left], rise[:, right])
-    rise = rise[:, knots] / unit[:, None]
-    nearest = (rise @ value).argmin(axis=1)
-    minima = fine[nearest]
-    tilt = np.einsum("bk,kb->b", rise, slope[:, nearest])
-    bend = np.einsum("bk,kb->b", rise, curvature[:, nearest])
-    smooth = (nearest > 0) & (nearest < fine.size - 1) & (bend > 0.0)
-    step = fine[1] - fine[0]
-    minima[smooth] -= np.clip(tilt[smooth] / bend[smooth], -step, step)
-    rows = values[:, knots] - values[:, [index]]
-    largest = np.abs(rows).max()
+    # NOTE: splines are linear in the values at the knots.
+    basis = CubicSpline(x[knots], np.eye(knots.stop - knots.start))
+    pieces = slice(left - knots.start, right - knots.start)
+    cubic = np.einsum("dpk,bk->dpb", basis.c[:, pieces], rise[:, knots] / unit[:, None])
+    offset, bend, value = _minima_of_cubics(cubic, np.diff(x[left : right + 1])[:, None])
+    piece = value.argmin(axis=0)
+    offset, bend, value = (np.take_along_axis(each, piece[None], axis=0)[0] for each in (offset, bend, value))
+    # Between two neighbours there is a minimum; of the first or last rate, only what is below it counts.
+    smooth = value < (np.inf if right - left == 2 else 0.0)
+    minima = np.where(smooth, x[left:right][piece] + offset, x[index])
     error = np.zeros(minima.shape)
-    if largest == 0.0:  # columns that are equal but for the rounding of their means
+    rows = values[:, knots] - values[:, [index]]
+    # NOTE: less the first row, so that slopes of equal rows are equal exactly.
+    rows -= rows[0]
+    largest = np.abs(rows).max()
+    if largest == 0.0:  # parallel curves
         return minima, error
-    slopes = (rows / largest) @ slope
-    square = np.take_along_axis(shares @ slopes**2, nearest[:, None], axis=1)[:, 0]
-    ratio = unit / largest
-    variance = square - (tilt * ratio) ** 2
+    slopes = basis(minima, 1) @ (rows / largest).T
+    square = np.einsum("br,br->b", shares, slopes**2)
+    slopes -= np.einsum("br,br->b", shares, slopes)[:, None]
+    variance = np.einsum("br,br->b", shares, slopes**2)
     smooth &= variance > DEGENERATE * square
-    with np.errstate(over="ignore", divide="ignore"):
-        error[smooth] = np.sqrt(variance[smooth]) / ratio[smooth] / bend[smooth]
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        error[smooth] = np.sqrt(variance[smooth]) / (unit / largest * bend)[smooth]
     error[np.isinf(error)] = 0.0
     return minima, error
+
+
+def _minima_of_cubics(cubic: FloatArray, width: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return where each cubic has its minimum within its piece, its curvature and its value there.
+
+    Args:
+        cubic: Coefficients, from that of the third power to the constant, of the offset from the start of each of P
+            pieces, shape ``(4, P, B)``.
+        width: Widths of the pieces, shape ``(P, 1)``.
+
+    Returns:
+        Offsets, curvatures and values; ``inf`` where the minimum is outside of the piece. All of shape ``(P, B)``.
+    """
+    third, second, first, constant = cubic
+    root = second**2 - 3.0 * third * first
+    with np.errstate(divide="ignore", invalid="ignore"):
+        bend = np.sqrt(root)  # half of the curvature
+        # NOTE: of the two forms of the root, the one without cancellation.
+        offset = np.where(second > 0.0, -first / (second + bend), (bend - second) / (3.0 * third))
+        inside = (root > 0.0) & (offset >= -1e-9 * width) & (offset <= (1.0 + 1e-9) * width)
+        value = ((third * offset + second) * offset + first) * offset + constant
+    return offset, 2.0 * bend, np.where(inside, value, np.inf)

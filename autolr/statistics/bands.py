@@ -6,7 +6,7 @@ from numpy.typing import ArrayLike
 from autolr._typing import FloatArray, Rng
 from autolr._validation import check_confidence_level, check_delta
 from autolr.statistics._columns import describe
-from autolr.statistics._resampling import Resamples, comparable, critical_value
+from autolr.statistics._resampling import Resamples, critical_value
 
 
 def simultaneous_band(
@@ -21,8 +21,10 @@ def simultaneous_band(
 
     It holds all means at once with probability :math:`\gamma`, asymptotically in M, for independent rows with finite
     variances; below about 20 rows it is rough. It is about the rates of the grid, not those between them. Left out of
-    the maximum are constant columns, and columns in which so many values are tied that their resamples are often
-    constant: the latter, on their own or together with others, would make the band infinite everywhere.
+    the maximum are constant columns, and columns in which so many values are tied that, on their own or together with
+    others, they are constant in more than 0.5% of the resamples (those of one row alone apart): they would make the
+    band infinite everywhere. Which ones does not depend on the level, so that the band grows with it; beyond 99.5% ties
+    within this share can make it infinite.
 
     Args:
         delta: Loss differentials, in units of the loss, shape ``(M, K)``; a column may hold ``inf``.
@@ -59,7 +61,7 @@ def simultaneous_band(
     columns = describe(values)
     statistic = np.abs(resamples.studentized(columns.centred))
     critical = np.full(statistic.shape[1], np.inf)
-    shared = comparable(statistic, level)
+    shared = resamples.comparable(statistic)
     if shared.any():
         critical[shared] = critical_value(statistic[:, shared].max(axis=1), level)
     return columns.around_mean(critical)

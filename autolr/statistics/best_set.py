@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from autolr._typing import BestSetMethod, BoolArray, FloatArray, IntArray, Rng
+from autolr._typing import BestSetMethod, BoolArray, Rng
 from autolr._validation import check_confidence_level, check_delta, check_integer, check_option, invalid
 from autolr.statistics._columns import finite_columns
 from autolr.statistics._comparisons import Comparisons
@@ -56,9 +56,11 @@ def best_set(
     grid, not those between them; below about 20 rows it is rough.
 
     A rate with a divergence is never in the set. The smallest mean always is. Columns equal but for rounding are tied.
-    A pair whose difference has so many ties that its resamples are often constant takes no part in the studentized
-    test; with M = 2 or 3 at 95% that is every pair whose difference varies at all. Rates whose t statistic against the
-    smallest mean is above three times the Bonferroni critical value are out without a resample.
+    A pair whose difference has so many ties that, on its own or together with other pairs of the rate, it is constant
+    in more than 0.5% of the resamples (those of one row alone apart) takes no part in the studentized test, at any
+    level; beyond a level of 99.5%, ties within this share can keep every rate in. With M = 2 or 3 at 95% no pair whose
+    difference varies can exclude a rate. Rates whose t statistic against the smallest mean is above three times the
+    Bonferroni critical value, and above 3, are out without a resample.
 
     Args:
         delta: Loss differentials, in units of the loss, shape ``(M, K)``; a column may hold ``inf``.
@@ -89,10 +91,9 @@ def best_set(
         >>> best_set(delta, rng=0)
         array([ True, False,  True, False])
     """
-    values = check_delta(delta)
-    kept, _ = _tests(values, confidence_level, method, num_resamples, rng)
-    inside = np.zeros(values.shape[1], dtype=np.bool_)
-    inside[np.flatnonzero(finite_columns(values))[kept]] = True
+    inside, _ = best_set_and_regret(
+        delta, confidence_level=confidence_level, method=method, num_resamples=num_resamples, rng=rng
+    )
     return inside
 
 
@@ -144,36 +145,64 @@ def regret_bound(
         >>> regret_bound(delta, 0, rng=0), regret_bound(delta, 1, rng=0)
         (0.0, 1.0)
     """
-    values = check_delta(delta)
     chosen = check_integer("pick", pick, minimum=0)
-    if chosen >= values.shape[1]:
-        raise ValueError(invalid("pick", f"be below the number of columns {values.shape[1]}", pick))
-    kept, bounds = _tests(values, confidence_level, method, num_resamples, rng)
-    finite = finite_columns(values)
-    if not finite[chosen]:
-        return np.inf
-    position = int(finite[:chosen].sum())
-    return float(bounds[kept != position, position].max(initial=0.0))
+    _, bound = best_set_and_regret(
+        delta, chosen, confidence_level=confidence_level, method=method, num_resamples=num_resamples, rng=rng
+    )
+    return bound
 
 
-def _tests(
-    values: FloatArray, confidence_level: float, method: BestSetMethod, num_resamples: int, rng: Rng
-) -> tuple[IntArray, FloatArray]:
-    """Return which of the F finite columns of ``values`` are in the set, and the bounds that their tests give.
+def best_set_and_regret(
+    delta: ArrayLike,
+    pick: int | None = None,
+    *,
+    confidence_level: float = 0.95,
+    method: BestSetMethod = "studentized",
+    num_resamples: int = 2000,
+    rng: Rng = None,
+) -> tuple[BoolArray, float]:
+    """Return what :func:`best_set` and :func:`regret_bound` do, from the same tests.
 
-    The latter are upper bounds of what the mean of each finite column is above that of the one in the set, ``(S, F)``.
+    Args:
+        delta: Loss differentials, in units of the loss, shape ``(M, K)``; a column may hold ``inf``.
+        pick: Index of a column; ``None``: the one with the smallest mean.
+        confidence_level: Nominal coverage in (0, 1) of each.
+        method: How critical values are found.
+        num_resamples: Number of resamples or normal draws.
+        rng: Seed or generator of the resamples; an integer gives the same result at each call.
+
+    Returns:
+        Whether each rate is in the set, shape ``(K,)``, and the bound, which is ``inf`` where all rates diverged.
+
+    Raises:
+        TypeError: If an argument is of the wrong type.
+        ValueError: If there are fewer than two rows, a value is NaN or -inf, or an argument is out of its range.
+
+    Example:
+        >>> best_set_and_regret([[x, x + 1.0] for x in (-1.0, -3.0, -2.0, -5.0, -4.0)], 1, rng=0)
+        (array([ True, False]), 1.0)
     """
+    values = check_delta(delta)
+    num_columns = values.shape[1]
+    if pick is not None and check_integer("pick", pick, minimum=0) >= num_columns:
+        raise ValueError(invalid("pick", f"be below the number of columns {num_columns}", pick))
+    finite = finite_columns(values)
     comparisons = Comparisons(
-        values[:, finite_columns(values)],
+        values[:, finite],
         confidence_level=check_confidence_level(confidence_level),
         method=check_option("method", method, BestSetMethod),
         num_resamples=num_resamples,
         rng=rng,
     )
-    if comparisons.mean.size == 0:
-        return np.zeros(0, dtype=np.int64), np.zeros((0, 0))
-    pick = int(comparisons.mean.argmin())
-    tested = np.flatnonzero(~comparisons.far_out(pick))
+    inside = np.zeros(num_columns, dtype=np.bool_)
+    if not finite.any():
+        return inside, np.inf
+    smallest = int(comparisons.mean.argmin())
+    tested = np.flatnonzero(~comparisons.far_out(smallest))
     tests = comparisons.of(tested)
-    kept = tests.kept | (tested == pick)
-    return tested[kept], tests.half_width[kept] - tests.difference[kept]
+    kept = tests.kept | (tested == smallest)
+    inside[np.flatnonzero(finite)[tested[kept]]] = True
+    if pick is not None and not finite[pick]:
+        return inside, np.inf
+    position = smallest if pick is None else int(finite[:pick].sum())
+    return inside, float(tests.bound[kept & (tested != position), position].max(initial=0.0))

@@ -12,7 +12,7 @@ from scipy import stats
 from autolr._typing import BoolArray, FloatArray, Method
 from autolr._validation import check_confidence_level, check_option, check_real, invalid
 from autolr.errors import DivergedError, NoCandidateError
-from autolr.statistics._columns import Columns, check_probes, describe
+from autolr.statistics._columns import Columns, check_probes, describe, medians
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,9 +116,7 @@ def median(delta: ArrayLike) -> FloatArray:
         array([ 3., inf, -9.])
     """
     values = check_probes(delta)
-    return np.where(
-        np.isnan(values).any(axis=0), np.inf, np.median(np.nan_to_num(values, nan=np.inf, posinf=np.inf), 0)
-    )
+    return np.where(np.isnan(values).any(axis=0), np.inf, medians(np.where(np.isnan(values), np.inf, values)))
 
 
 def variance_penalized(delta: ArrayLike, *, penalty: float = 1.0) -> FloatArray:

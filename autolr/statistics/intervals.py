@@ -128,7 +128,7 @@ def percentile_interval(
     """
     values = check_delta(delta)
     level = check_confidence_level(confidence_level)
-    return _quantiles_of_means(values, np.array([[1.0 - level], [1.0 + level]]) / 2.0, num_resamples, rng)
+    return _quantiles_of_means(values, level, num_resamples, rng)
 
 
 def bca_interval(
@@ -170,18 +170,19 @@ def bca_interval(
     """
     values = check_delta(delta)
     level = check_confidence_level(confidence_level)
-    return _quantiles_of_means(values, np.array([[1.0 - level], [1.0 + level]]) / 2.0, num_resamples, rng, bca=True)
+    return _quantiles_of_means(values, level, num_resamples, rng, bca=True)
 
 
 def _quantiles_of_means(
-    values: FloatArray, shares: FloatArray, num_resamples: int, rng: Rng, *, bca: bool = False
+    values: FloatArray, level: float, num_resamples: int, rng: Rng, *, bca: bool = False
 ) -> tuple[FloatArray, FloatArray]:
-    """Return two quantiles of the resampled means, at ``shares (2, 1)`` or where BCa moves them."""
+    """Return two quantiles of the resampled means, at ``(1 -+ level) / 2`` or where BCa moves these."""
     resamples = Resamples(values.shape[0], num_resamples, rng)
     columns = describe(values)
     errors = np.sort(resamples.means(columns.centred), axis=0)
+    shares = np.array([[1.0 - level], [1.0 + level]]) / 2.0
     if bca:
-        shares = _bca_shares(errors, columns.centred, shares)
+        shares = _bca_shares(errors, columns.centred, level)
     # Linear interpolation between order statistics, as in numpy.quantile, at a position of its own in each column.
     position = np.broadcast_to(shares * (resamples.num_resamples - 1), (2, errors.shape[1]))
     below = np.floor(position).astype(np.int64)
@@ -194,7 +195,7 @@ def _quantiles_of_means(
     return ends[0], ends[1]
 
 
-def _bca_shares(errors: FloatArray, centred: FloatArray, shares: FloatArray) -> FloatArray:
+def _bca_shares(errors: FloatArray, centred: FloatArray, level: float) -> FloatArray:
     """Return where BCa puts the ends, shape (2, R), from the sorted resampled errors (B, R)."""
     num_resamples = errors.shape[0]
     # NOTE: rounding must not break ties, which discrete data have: the deviations are in units of their largest.
@@ -202,7 +203,8 @@ def _bca_shares(errors: FloatArray, centred: FloatArray, shares: FloatArray) -> 
     edge = 1.0 / (num_resamples + 1)
     bias = special.ndtri(np.clip((below + not_above) / 2.0, edge, 1.0 - edge))
     acceleration = (centred**3).sum(axis=0) / (6.0 * (centred**2).sum(axis=0) ** 1.5)
-    shifted = bias + special.ndtri(shares)
+    # NOTE: both ends from the lower one, as (1 + level) / 2 may be 1 by rounding.
+    shifted = bias + np.array([[1.0], [-1.0]]) * special.ndtri((1.0 - level) / 2.0)
     slack = 1.0 - acceleration * shifted
     with np.errstate(divide="ignore"):
         moved = np.where(slack > 0.0, special.ndtr(bias + shifted / slack), shifted > 0.0)

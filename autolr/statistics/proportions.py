@@ -5,7 +5,7 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from autolr._typing import FloatArray
-from autolr._validation import check_confidence_level, invalid
+from autolr._validation import check_array, check_confidence_level, invalid
 
 
 def binomial_interval(
@@ -28,7 +28,8 @@ def binomial_interval(
 
     Raises:
         TypeError: If the counts are not integers, or ``confidence_level`` is not a number.
-        ValueError: If a count is negative or above its number of trials, or ``confidence_level`` is outside (0, 1).
+        ValueError: If the shapes do not broadcast, a count is negative or above its number of trials, or
+            ``confidence_level`` is outside (0, 1).
 
     References:
         Clopper and Pearson (1934). The use of confidence or fiducial limits illustrated in the case of the binomial.
@@ -43,8 +44,9 @@ def binomial_interval(
     """
     level = check_confidence_level(confidence_level)
     count, total = _check_counts(successes, trials)
-    low = np.where(count > 0, special.betaincinv(np.maximum(count, 1), total - count + 1, (1.0 - level) / 2.0), 0.0)
-    return low, binomial_upper_bound(count, total, confidence_level=(1.0 + level) / 2.0)
+    tail = (1.0 - level) / 2.0
+    low = np.where(count > 0, special.betaincinv(np.maximum(count, 1), total - count + 1, tail), 0.0)
+    return low, _upper_end(count, total, tail)
 
 
 def binomial_upper_bound(successes: ArrayLike, trials: ArrayLike, *, confidence_level: float = 0.95) -> FloatArray:
@@ -62,7 +64,8 @@ def binomial_upper_bound(successes: ArrayLike, trials: ArrayLike, *, confidence_
 
     Raises:
         TypeError: If the counts are not integers, or ``confidence_level`` is not a number.
-        ValueError: If a count is negative or above its number of trials, or ``confidence_level`` is outside (0, 1).
+        ValueError: If the shapes do not broadcast, a count is negative or above its number of trials, or
+            ``confidence_level`` is outside (0, 1).
 
     References:
         Clopper and Pearson (1934), as in :func:`binomial_interval`.
@@ -75,20 +78,27 @@ def binomial_upper_bound(successes: ArrayLike, trials: ArrayLike, *, confidence_
     """
     level = check_confidence_level(confidence_level)
     count, total = _check_counts(successes, trials)
-    return np.where(count < total, special.betaincinv(count + 1, np.maximum(total - count, 1), level), 1.0)
+    return _upper_end(count, total, 1.0 - level)
+
+
+def _upper_end(count: FloatArray, total: FloatArray, tail: float) -> FloatArray:
+    """Return the quantile above which ``tail`` is: that share may be too small for its complement to be below 1."""
+    return np.where(count < total, special.betainccinv(count + 1, np.maximum(total - count, 1), tail), 1.0)
 
 
 def _check_counts(successes: ArrayLike, trials: ArrayLike) -> tuple[FloatArray, FloatArray]:
     """Return both as float64 arrays of one shape."""
-    count, total = np.asarray(successes), np.asarray(trials)
-    for name, value in (("successes", count), ("trials", total)):
-        if not np.issubdtype(value.dtype, np.integer) and not (
-            np.issubdtype(value.dtype, np.floating) and (value == np.floor(value)).all() and np.isfinite(value).all()
-        ):
+    count, total = check_array("successes", successes), check_array("trials", trials)
+    for name, numbers, value in (("successes", count, successes), ("trials", total, trials)):
+        if not (np.isfinite(numbers) & (numbers == np.floor(numbers))).all():
             raise TypeError(invalid(name, "be an array of integers", value))
-        if (value < 0).any():
+        if (numbers < 0.0).any():
             raise ValueError(invalid(name, "be at least 0", value))
+    try:
+        count, total = np.broadcast_arrays(count, total)
+    except ValueError:
+        constraint = f"have a shape that broadcasts with that of `trials` {total.shape}"
+        raise ValueError(invalid("successes", constraint, count.shape)) from None
     if (count > total).any():
-        raise ValueError(invalid("successes", "be at most `trials`", count))
-    both = np.broadcast_arrays(count.astype(np.float64), total.astype(np.float64))
-    return both[0], both[1]
+        raise ValueError(invalid("successes", "be at most `trials`", successes))
+    return count, total

@@ -12,7 +12,7 @@ from scipy import special
 from autolr._typing import BoolArray, FloatArray, IntArray
 from autolr._validation import check_confidence_level, check_delta, check_integer, check_real
 from autolr.statistics._columns import describe, finite_columns
-from autolr.statistics.best_set import best_set, default_method, regret_bound
+from autolr.statistics.best_set import best_set_and_regret, default_method
 
 # Rows before the first look: with fewer, sets and bounds are too rough to drop a rate.
 FIRST_LOOK = 20
@@ -58,7 +58,10 @@ def confidence_sequence(
 
     References:
         Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas (2024). Time-uniform central limit theory and asymptotic
-        confidence sequences. Annals of Statistics 52(6).
+        confidence sequences. Annals of Statistics 52(6), 2613-2640. (Theorem 2.2.)
+
+        Howard, Ramdas, McAuliffe and Sekhon (2021). Time-uniform, nonparametric, nonasymptotic confidence sequences.
+        Annals of Statistics 49(2), 1055-1080. (Proposition 3: where a mixture is narrowest.)
 
     Example:
         The wider interval is the price of looking at any time:
@@ -70,7 +73,7 @@ def confidence_sequence(
         array([1.53])
     """
     values = check_delta(delta)
-    alpha = 1.0 - check_confidence_level(confidence_level)
+    alpha = min(1.0 - check_confidence_level(confidence_level), 1.0 - 2.0**-53)  # a level that rounds away is no level
     at = check_integer("optimal_at", optimal_at, minimum=1)
     num_rows = values.shape[0]
     columns = describe(values)
@@ -121,8 +124,8 @@ def look_level(confidence_level: float, look: int, num_looks: int | None = None)
         ValueError: If an argument is out of its range.
 
     References:
-        Lan and DeMets (1983). Discrete sequential boundaries for clinical trials. Biometrika 70(3). (Spending a level
-        over looks; theirs, which uses how looks depend on each other, is less cautious.)
+        Lan and DeMets (1983). Discrete sequential boundaries for clinical trials. Biometrika 70(3), 659-663. (Spending
+        a level over looks; theirs, which uses how looks depend on each other, is less cautious.)
 
     Example:
         >>> look_level(0.95, 1, num_looks=4), round(look_level(0.95, 1), 4), round(look_level(0.95, 2), 4)
@@ -195,16 +198,17 @@ class Race:
 
 def take_look(delta: FloatArray, columns: IntArray, *, confidence_level: float) -> Look:
     """Return what ``delta (M, len(columns))`` shows at a corrected level."""
-    method, size = default_method(len(delta)), enough_resamples(confidence_level, 2000)
-    kept = best_set(delta, confidence_level=confidence_level, method=method, num_resamples=size, rng=0)
-    pick, gain, regret = None, 0.0, np.inf
+    kept, regret = best_set_and_regret(
+        delta,
+        confidence_level=confidence_level,
+        method=default_method(len(delta)),
+        num_resamples=enough_resamples(confidence_level, 2000),
+        rng=0,
+    )
+    pick, gain = None, 0.0
     if kept.any():
         mean = describe(delta).mean
-        position = int(mean.argmin())
-        pick, gain = int(columns[position]), max(0.0, -float(mean[position]))
-        regret = regret_bound(
-            delta, position, confidence_level=confidence_level, method=method, num_resamples=size, rng=0
-        )
+        pick, gain = int(columns[mean.argmin()]), max(0.0, -float(mean.min()))
     return Look(len(delta), confidence_level, columns, columns[kept], pick, gain, regret)
 
 
@@ -243,8 +247,8 @@ def race(
         ValueError: If an argument is out of its range.
 
     References:
-        Maron and Moore (1993). Hoeffding races: accelerating model selection search for classification and function
-        approximation. Advances in Neural Information Processing Systems 6.
+        Maron and Moore (1994). Hoeffding races: accelerating model selection search for classification and function
+        approximation. Advances in Neural Information Processing Systems 6, 59-66.
 
     Example:
         The second rate is clearly the best of the first 20 rows:

@@ -31,8 +31,8 @@ def stability(delta: ArrayLike, *, num_resamples: int = 2000, rng: Rng = None) -
         ValueError: If there are fewer than two rows, a value is NaN or -inf, or ``num_resamples`` is below 1.
 
     References:
-        Efron and Tibshirani (1998). The problem of regions. Annals of Statistics 26(5). (What such shares mean, and how
-        they fail at the border between regions, which is where ties are.)
+        Efron and Tibshirani (1998). The problem of regions. Annals of Statistics 26(5), 1687-1718. (What such
+        shares mean, and how they fail at the border between regions, which is where ties are.)
 
     Example:
         Of the four resamples of these two rows, three have the smaller mean in the first column:

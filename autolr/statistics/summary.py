@@ -15,7 +15,7 @@ from autolr._validation import (
     check_rng,
     invalid,
 )
-from autolr.statistics._columns import check_probes, describe
+from autolr.statistics._columns import check_probes, describe, medians
 from autolr.statistics.bands import simultaneous_band
 from autolr.statistics.best_set import best_set, default_method
 from autolr.statistics.intervals import (
@@ -103,7 +103,7 @@ def summarize(
     moments = np.full((4, rates.size), np.nan)
     mean_ends, median_ends = unbounded.copy(), unbounded.copy()
     for columns, own in _by_rows(values, probed):
-        moments[1, columns] = np.median(own, axis=0)
+        moments[1, columns] = medians(own)
         if own.shape[0] < 2:
             moments[0, columns] = own[0]
             continue

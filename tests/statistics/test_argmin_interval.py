@@ -46,14 +46,14 @@ def minimum_and_error(x, delta):
 
 @pytest.mark.parametrize("level", [0.8, 0.95])
 def test_interval_is_the_symmetric_bootstrap_t_one_of_the_minimum(level):
-    rates = log_grid(0.05, 0.2, 9)  # so few that each spline goes through all of them
+    rates = log_grid(0.05, 0.2, 7)  # so few that each spline goes through all of them
     delta = parabolas(np.random.default_rng(1), 12, rates)
     x = np.log10(rates)
     minimum, error = minimum_and_error(x, delta)
     resampled = [minimum_and_error(x, delta[rows]) for rows in oracles.resampled_rows(12, 300, 5)]
     half = error * oracles.order_statistic([abs(m - minimum) / e for m, e in resampled], level)
     low, high = argmin_interval(rates, delta, confidence_level=level, num_resamples=300, rng=5)
-    np.testing.assert_allclose(np.log10([low, high]), [minimum - half, minimum + half], atol=1e-3)
+    np.testing.assert_allclose(np.log10([low, high]), [minimum - half, minimum + half], atol=2e-9)
 
 
 def test_ends_are_expanded_quantiles_of_the_ends_where_the_mean_has_no_spline():
@@ -116,10 +116,31 @@ def test_diverged_columns_are_left_out():
     np.testing.assert_allclose(argmin_interval(GRID, diverged, rng=0), argmin_interval(GRID, delta, rng=0), rtol=1e-9)
 
 
-def test_one_finite_column_gives_its_rate_twice():
-    delta = np.full((4, 3), np.inf)
+def test_one_finite_column_is_surrounded_by_its_neighbours():
+    delta = np.full((4, 5), np.inf)
     delta[:, 1] = -1.0
-    assert argmin_interval([0.01, 0.037, 0.1], delta, rng=0) == (0.037, 0.037)
+    assert argmin_interval([0.01, 0.037, 0.1, 0.2, 0.3], delta, rng=0) == (0.01, 0.1)
+    assert argmin_interval([0.037], delta[:, 1:2], rng=0) == (0.037, 0.037)
+
+
+@pytest.mark.parametrize("num_rows", [3, 60])
+def test_minimum_next_to_diverged_rates_may_be_anywhere_up_to_the_first_of_them(num_rows):
+    rng = np.random.default_rng(0)
+    rates = np.logspace(-3, 0, 31)  # the best of which is 0.1, the 21st
+    delta = -8 * rates + 40 * rates**2 + rng.normal(size=(60, 1)) * 2 * rates + rng.normal(size=(60, 31)) * 0.005
+    below, above = delta[:num_rows].copy(), delta[:num_rows].copy()
+    below[2, 15:], above[2, :26] = np.inf, np.inf
+    low, high = argmin_interval(rates, below, rng=0)
+    assert rates[13] <= low < high == rates[15]
+    low, high = argmin_interval(rates, above, rng=0)
+    assert rates[25] == low < high <= rates[27]
+
+
+def test_ends_between_the_finite_rates_stay_where_they_are():
+    delta = parabolas(np.random.default_rng(0))
+    left_out = np.where((BEST / 2 < GRID) & (GRID < BEST * 2), delta, np.inf)
+    low, high = argmin_interval(GRID, left_out, rng=0)
+    assert BEST / 1.3 < low < BEST < high < BEST * 1.3
 
 
 @pytest.mark.parametrize("num", [2, 3, 4])
@@ -141,11 +162,46 @@ def test_exactly_flat_curves_leave_every_rate_possible():
     assert argmin_interval(GRID, np.zeros((5, 64)), rng=0) == (GRID[0], GRID[-1])
 
 
-def test_two_rows_give_the_range_of_the_resampled_minima():
-    rates = log_grid(1e-2, 1.0, 41)
-    x = np.log10(rates)
-    low, high = argmin_interval(rates, np.stack([(x + 0.5) ** 2, (x + 1.5) ** 2]), rng=0)
-    np.testing.assert_allclose([low, high], [10**-1.5, 10**-0.5], rtol=0.01)
+def test_two_rows_give_the_range_of_the_rates_that_did_not_diverge():
+    delta = parabolas(np.random.default_rng(0), 2)
+    assert argmin_interval(GRID, delta, rng=0) == (GRID[0], GRID[-1])
+    delta[0, 60:] = delta[1, :3] = np.inf
+    assert argmin_interval(GRID, delta, rng=0) == (GRID[2], GRID[60])
+
+
+@pytest.mark.parametrize("step", [0.03, 0.1, 0.13])
+def test_minima_of_cubics_are_exact(step):
+    x = step * np.arange(-10, 11)  # a spline goes through a cubic exactly
+    best = step * np.linspace(-0.49, 0.49, 20)[:, None]
+    first, last = located(x, (x - best) ** 2 * (1.0 + (x - best) / (20 * step)) - 3.0)
+    np.testing.assert_array_equal(first, last)
+    np.testing.assert_allclose(first, best[:, 0], atol=1e-13)
+
+
+def test_error_is_the_spread_of_the_slopes_at_the_minimum_of_the_mean_over_its_curvature():
+    rng = np.random.default_rng(0)
+    x, best, bend = 0.1 * np.arange(-10, 11), 0.1 * rng.normal(size=(30, 1)), rng.uniform(0.2, 2.0, size=(30, 1))
+    shares = rng.dirichlet(np.ones(30), size=50)
+    first, _, error = locate_minima(x, bend * (x - best) ** 2, shares)
+    minimum = shares @ (bend * best)[:, 0] / (shares @ bend[:, 0])
+    slopes = bend[:, 0] * (minimum[:, None] - best[:, 0])  # half of them, of mean 0
+    np.testing.assert_allclose(first, minimum, atol=1e-13)
+    np.testing.assert_allclose(error, np.sqrt((shares * slopes**2).sum(axis=1)) / (shares @ bend[:, 0]), rtol=1e-10)
+
+
+def test_minimum_in_the_last_step_is_found_next_to_the_edge_too():
+    x = 0.1 * np.arange(10)
+    best = np.array([0.001, 0.02, 0.88, 0.8999])[:, None]
+    first, last = located(x, (x - best) ** 2)
+    np.testing.assert_array_equal(first, last)
+    np.testing.assert_allclose(first, best[:, 0], atol=1e-13)
+
+
+def test_rows_that_are_equal_have_no_error():
+    x = 0.1 * np.arange(-10, 11)
+    curves = np.stack([(x - 0.03) ** 2, (x - 0.03) ** 2, (x + 0.01) ** 2])
+    _, _, error = locate_minima(x, curves, np.array([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0], [0.5, 0.0, 0.5]]))
+    np.testing.assert_allclose(error, [0.0, 0.0, 0.02], atol=1e-15)
 
 
 def test_huge_and_tiny_values_do_not_warn():

@@ -6,8 +6,8 @@ from scipy import stats
 from autolr.statistics import best_set, regret_bound
 from autolr.statistics._columns import describe
 from autolr.statistics._comparisons import Comparisons
-from autolr.statistics._resampling import Resamples, comparable, critical_value
-from autolr.statistics.best_set import default_method
+from autolr.statistics._resampling import Resamples, critical_value
+from autolr.statistics.best_set import best_set_and_regret, default_method
 
 METHODS = ["studentized", "mvt"]
 
@@ -75,6 +75,15 @@ def test_skipping_far_rates_changes_nothing(monkeypatch):
     np.testing.assert_array_equal(best_set(delta, rng=0), expected)
 
 
+def test_rates_are_not_out_without_a_test_where_the_bonferroni_critical_value_is_0():
+    """Of two rates at 50% it is that of an unknown sign: 0."""
+    for seed in range(50):
+        delta = curves(seed, means=(0.0, 0.05))
+        draws = oracles.mvt_draws(12, 9, seed)
+        inside = best_set(delta, confidence_level=0.5, method="mvt", num_resamples=9, rng=seed)
+        np.testing.assert_array_equal(inside, oracles.mvt_best_set(delta, 0.5, draws))
+
+
 def with_odd_columns(delta):
     """Add a copy, a nearly identical column, two constant ones and two in which nearly all values are tied."""
     twin, constant, coarse = delta[:, 0] + 1e-9 * delta[:, 1], np.ones(len(delta)), np.zeros((len(delta), 2))
@@ -109,12 +118,13 @@ def test_tests_in_tiles_are_those_of_one_rate_after_the_other(level, num_rows):
     for j, column in enumerate(delta.T):
         columns = describe(column[:, None] - delta, resolution=2e-12 * np.abs(delta).max())
         statistic = resamples.studentized(columns.centred)
-        shared = comparable(statistic, level)
+        shared = resamples.comparable(statistic)
         critical = critical_value(statistic[:, shared].max(axis=1), level) if shared.any() else np.inf
         expected = np.zeros(len(columns.varied))
         expected[columns.varied] = np.where(shared, critical, np.inf) * columns.sem[columns.varied]
         np.testing.assert_allclose(tests.half_width[j], expected, rtol=1e-9)
         np.testing.assert_allclose(tests.difference[j], columns.mean, rtol=1e-12)
+        np.testing.assert_allclose(tests.bound[j], expected - columns.mean, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -122,6 +132,34 @@ def test_losses_near_the_largest_float_do_not_overflow(method):
     delta = np.column_stack([curves(0), np.full(12, 1.7e308), np.linspace(1.6e308, 1.7e308, 12)])
     np.testing.assert_array_equal(best_set(delta, method=method, rng=0)[:5], best_set(curves(0), method=method, rng=0))
     assert not best_set(delta, method=method, rng=0)[5:].any()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_differences_beyond_the_largest_float_do_not_warn(method):
+    signs = np.sign(np.random.default_rng(1).normal([0.0, 0.5, 1.0, 2.0], size=(20, 4)))
+    np.testing.assert_array_equal(
+        best_set(1.7e308 * signs, method=method, rng=0), best_set(signs, method=method, rng=0)
+    )
+    for pick in range(4):
+        bound = regret_bound(signs, pick, method=method, rng=0)
+        expected = 1.7e308 * bound if bound < 1.0 else np.inf
+        assert regret_bound(1.7e308 * signs, pick, method=method, rng=0) == pytest.approx(expected)
+    # Two rows: critical value and difference are infinite both.
+    assert regret_bound([[1.7e308, -1.7e308], [1.6e308, -1.6e308]], 0, method=method, rng=0) >= 1.7e308
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_set_and_bound_come_from_one_run_of_the_tests(method):
+    delta = np.column_stack([np.full(12, np.inf), curves(2)])
+    for pick in range(6):
+        inside, bound = best_set_and_regret(delta, pick, method=method, rng=np.random.default_rng(0))
+        np.testing.assert_array_equal(inside, best_set(delta, method=method, rng=np.random.default_rng(0)))
+        assert bound == regret_bound(delta, pick, method=method, rng=np.random.default_rng(0))
+    smallest = int(delta.mean(axis=0).argmin())
+    assert best_set_and_regret(delta, method=method, rng=0)[1] == regret_bound(delta, smallest, method=method, rng=0)
+    inside, bound = best_set_and_regret(np.full((3, 2), np.inf), method=method)
+    assert not inside.any()
+    assert bound == np.inf
 
 
 @pytest.mark.parametrize("method", METHODS)

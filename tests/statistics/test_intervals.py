@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 import statistics_oracles as oracles
 from hypothesis import given, settings
@@ -171,12 +172,32 @@ def test_integer_seed_repeats_and_generator_advances(interval, delta):
 
 @pytest.mark.parametrize("interval", ALL)
 def test_bad_arguments_are_refused(interval):
-    with pytest.raises(ValueError, match=r"`delta` must be free of NaN, got '1 NaN'\."):
+    with pytest.raises(ValueError, match=r"`delta` must be free of NaN, got 1 NaN\."):
         interval([[np.nan], [0.0]])
     with pytest.raises(ValueError, match=r"`delta` must have at least 2 rows, got 1\."):
         interval([[0.0]])
     with pytest.raises(ValueError, match="`confidence_level` must be finite and above 0 and below 1, got 95"):
         interval([[0.0], [1.0]], confidence_level=95)
+
+
+@pytest.mark.parametrize("interval", RESAMPLED)
+def test_levels_next_to_0_and_1_have_intervals_too(interval, delta):
+    inner_low, inner_high = call(interval, delta, confidence_level=1e-17)
+    low, high = call(interval, delta, confidence_level=1 - 1e-16)
+    assert (low <= inner_low).all()
+    assert (inner_low <= inner_high).all()
+    assert (inner_high <= high).all()
+    assert np.isfinite([inner_low, inner_high]).all()
+
+
+@pytest.mark.parametrize("interval", OF_THE_MEAN)
+def test_layout_of_the_matrix_does_not_matter(interval):
+    rng = np.random.default_rng(0)
+    rates = np.logspace(-3, 0, 31)
+    delta = -8 * rates + 40 * rates**2 + rng.normal(size=(60, 1)) * 2 * rates + rng.normal(size=(60, 31)) * 0.005
+    expected = call(interval, delta)
+    for other in (np.asfortranarray(delta), pd.DataFrame(delta)):
+        np.testing.assert_array_equal(call(interval, other), expected)
 
 
 @pytest.mark.parametrize("interval", RESAMPLED)

@@ -3,7 +3,7 @@ import pytest
 import statistics_oracles as oracles
 
 from autolr.statistics import _resampling, bootstrap_t_interval
-from autolr.statistics._resampling import Resamples, comparable, critical_value
+from autolr.statistics._resampling import Resamples, critical_value
 
 
 def test_weights_count_the_rows_that_were_drawn():
@@ -73,7 +73,7 @@ def test_large_draws_are_not_kept(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("num", "level", "rank"), [(1999, 0.95, 1900), (2000, 0.95, 1901), (99, 0.9, 90), (10, 0.1, 2)]
+    ("num", "level", "rank"), [(1999, 0.95, 1900), (2000, 0.95, 1901), (99, 0.9, 90), (10, 0.1, 2), (10, 1e-17, 1)]
 )
 def test_critical_value_is_the_order_statistic_of_its_rank(num, level, rank):
     values = np.random.default_rng(0).permutation(np.arange(1.0, num + 1))
@@ -81,18 +81,30 @@ def test_critical_value_is_the_order_statistic_of_its_rank(num, level, rank):
 
 
 def test_columns_that_make_the_maximum_infinite_too_often_are_left_out():
+    resamples = Resamples(20, 1000, rng=0)
     statistic = np.zeros((1000, 4))
-    statistic[:20, 1] = np.inf  # 2% are below the 2.5% that are allowed
-    statistic[:15, 2] = np.inf  # the same resamples: no more of them
-    statistic[500:510, 3] = np.inf  # other ones; on their own they come first, and then the 2% are too many
-    np.testing.assert_array_equal(comparable(statistic, 0.95), [True, False, True, True])
-    np.testing.assert_array_equal(comparable(statistic[:, :3], 0.95), [True, True, True])
-    np.testing.assert_array_equal(comparable(np.full((9, 2), np.inf), 0.95), [False, False])
+    statistic[:4, 1] = np.inf  # 0.4% are below the 0.5% that are allowed
+    statistic[:3, 2] = np.inf  # the same resamples: no more of them
+    statistic[500:502, 3] = np.inf  # other ones; on their own they come first, and then the 0.4% are too many
+    np.testing.assert_array_equal(resamples.comparable(statistic), [True, False, True, True])
+    np.testing.assert_array_equal(resamples.comparable(statistic[:, :3]), [True, True, True])
+    np.testing.assert_array_equal(resamples.comparable(np.full((1000, 2), np.inf)), [False, False])
+
+
+def test_resamples_of_one_row_leave_no_column_out():
+    resamples = Resamples(3, 200, rng=0)
+    (weights,) = resamples
+    single = weights.max(axis=1) == 3
+    assert 0.05 < single.mean() < 0.2
+    np.testing.assert_array_equal(resamples.of_one_row, single)
+    statistic = np.where(single[:, None], np.inf, np.zeros((200, 2)))
+    statistic[np.flatnonzero(~single)[:2], 1] = np.inf
+    np.testing.assert_array_equal(resamples.comparable(statistic), [True, False])
 
 
 def test_groups_of_columns_are_judged_one_by_one():
-    rng = np.random.default_rng(0)
-    statistic = np.where(rng.random((400, 6, 3)) < [0.0, 0.004, 0.05], np.inf, 1.0)
-    expected = [comparable(statistic[:, :, group], 0.95) for group in range(3)]
+    resamples, rng = Resamples(20, 400, rng=0), np.random.default_rng(0)
+    statistic = np.where(rng.random((400, 6, 3)) < [0.0, 0.002, 0.05], np.inf, 1.0)
+    expected = [resamples.comparable(statistic[:, :, group]) for group in range(3)]
     assert 0 < np.sum(expected) < 18
-    np.testing.assert_array_equal(comparable(statistic, 0.95).T, expected)
+    np.testing.assert_array_equal(resamples.comparable(statistic).T, expected)

@@ -107,7 +107,7 @@ def test_the_looks_spend_no_more_error_than_there_is(level, looks):
         (lambda: look_sizes(1), "`num_subsamples` must be at least 2, got 1."),
         (lambda: confidence_sequence([[1.0], [2.0]], optimal_at=0), "`optimal_at` must be at least 1, got 0."),
         (lambda: confidence_sequence([[1.0]]), "`delta` must have at least 2 rows, got 1."),
-        (lambda: confidence_sequence([[1.0], [np.nan]]), "`delta` must be free of NaN, got '1 NaN'."),
+        (lambda: confidence_sequence([[1.0], [np.nan]]), "`delta` must be free of NaN, got 1 NaN."),
         (lambda: race(None, 10, 0), "`num_rates` must be at least 1, got 0."),
         (lambda: race(None, 10, 1, regret_tolerance=-1.0), "`regret_tolerance` must be finite and at least 0, got -1"),
     ],

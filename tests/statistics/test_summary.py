@@ -50,6 +50,13 @@ def test_every_column_is_that_of_its_function(delta):
     np.testing.assert_array_equal(table["in_best_set"], best_set(delta, confidence_level=0.9, rng=3))
 
 
+def test_medians_of_huge_losses_do_not_overflow():
+    table = summarize([0.1, 1.0], np.tile([1.7e308, -1.7e308], (2, 1)))
+    np.testing.assert_array_equal(table["median"], [1.7e308, -1.7e308])
+    assert summarize([0.1], [[-1.6e308], [1.6e308]])["median"].item() == 0.0
+    assert summarize([0.1], [[1.0], [np.inf]])["median"].item() == np.inf
+
+
 def test_types_of_the_columns(delta):
     dtypes = summarize(RATES, delta).dtypes
     assert dtypes[["num_subsamples", "num_diverged"]].eq(np.int64).all()
