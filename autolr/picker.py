@@ -40,7 +40,7 @@ LARGEST_GAP = 0.5
 # With less than this fall of the loss in the scan, a dead network that sits at a better constant loss looks like
 # progress: the scan then takes more than one worse rate to end.
 CLEAR_FALL = 0.02
-PATIENCE, PATIENCE_UNCLEAR = 1, 3
+PATIENCE, PATIENCE_UNCLEAR = 1, 2
 # A rate that changes the loss by less than this share has no effect: smaller ones cannot have more.
 NO_EFFECT = 1e-3
 # The best rate falls with the length T of the run as T^-b: faster under a constant rate, whose noise never ends. 0.4 to

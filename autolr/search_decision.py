@@ -18,15 +18,12 @@ def decide_search(scans: list[Scan], law: Correction, target: Target) -> dict[st
     """Return what the streams lead to: the rate and its interval, and what they are made of."""
     vertices = [scan.vertex for scan in scans]
     centers = [scan.vertex + math.log10(law.factor(scan.num_steps)) for scan in scans]
-    cap = min(scan.largest_survivor for scan in scans)
+    cap = min(exponent(max(scan.survivors)) for scan in scans)
     center = min(float(np.mean(centers)), cap)
     width = half_width(target, vertices)
     first = scans[0]
-    diverged = [
-        10.0 ** exponent(n) for scan in scans for n, course in scan.courses.items() if course.given_up is not None
-    ]
-    survived = [10.0 ** exponent(n) for scan in scans for n in scan.survivors]
-    edge = min(diverged, default=None)
+    tried = [(10.0 ** exponent(n), course.given_up is None) for scan in scans for n, course in scan.courses.items()]
+    edge = min((rate for rate, survived in tried if not survived), default=None)
     best_exponent = exponent(first.best)
     at_edge = "high" if best_exponent + STEP > math.log10(HIGHEST) else None
     at_edge = "low" if best_exponent - STEP < math.log10(LOWEST) else at_edge
@@ -44,7 +41,9 @@ def decide_search(scans: list[Scan], law: Correction, target: Target) -> dict[st
         "judged_by": "scan" if not first.finalists else "online" if first.online else "held-out",
         "measure": first.measure,
         "capped": center == cap,
-        "max_stable_lr": max((rate for rate in survived if edge is None or rate < edge), default=None),
+        "max_stable_lr": max(
+            (rate for rate, survived in tried if survived and (edge is None or rate < edge)), default=None
+        ),
         "smallest_diverged": edge,
         "at_grid_edge": at_edge,
         "doubt": "flat" if any(scan.flat for scan in scans) else "edge" if at_edge else None,
