@@ -215,8 +215,9 @@ class _Finals:
         center = candidates[1] if candidates else scan.best
         for number in candidates or (center, center - 1):
             self._run_one(scan, number)
-        if not candidates:
-            gap = gaps(np.array([loss_of(scan, center - 1), loss_of(scan, center)]), scan.untrained)[0][1]
+        losses = np.array([loss_of(scan, center - 1), loss_of(scan, center)])
+        if not candidates and np.isfinite(losses).any():
+            gap = gaps(losses, scan.untrained)[0][1]
             if gap > NEARLY_EQUAL:
                 center -= 1
                 self._run_one(scan, center - 1)

@@ -80,7 +80,7 @@ def find_lr(
 
     .. math:: \min(v\, (k / T)^b / f, \text{the largest finalist that did not diverge}),
 
-    with b = 0.5 for a constant rate, 0.4 for one that decays, and 0 for the best training loss. The interval is
+    with b = 0.4 for a constant rate, 0.35 for one that decays, and 0 for the best training loss. The interval is
     calibrated: it is as wide as it had to be, over the tasks of a benchmark, to hold a rate within 5% of the best in
     90% of them. It is about small tasks and runs up to 3,000 steps; nothing is known of large models.
 

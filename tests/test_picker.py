@@ -41,9 +41,9 @@ def test_losses_without_a_log_are_compared_by_the_gain_that_is_lost(best):
 @pytest.mark.parametrize(
     ("factors", "target", "mean", "decays", "exponent"),
     [
-        (np.ones(100), "validation", 1.0, False, 0.5),
-        (np.linspace(1.0, 0.0, 100), "validation", 0.5, True, 0.4),
-        (np.linspace(1.0, 0.6, 100), "validation", 0.8, False, 0.5),
+        (np.ones(100), "validation", 1.0, False, 0.4),
+        (np.linspace(1.0, 0.0, 100), "validation", 0.5, True, 0.35),
+        (np.linspace(1.0, 0.6, 100), "validation", 0.8, False, 0.4),
         (np.ones(1), "training", 1.0, False, 0.0),
     ],
 )
