@@ -1,14 +1,13 @@
 """Adaptive tuning: the race of the rates, with real probes."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from autolr._typing import EngineName, FloatArray, IntArray
 from autolr.probing.rows import ProbedRows
-from autolr.statistics.sequential import Look, race
+from autolr.statistics.race import Look, race
 
 # from rates, rows, the engine and the number of rows to probe whatever the time
 ProbeRows = Callable[[FloatArray, range, EngineName, int], ProbedRows]
@@ -24,7 +23,7 @@ def probe_adaptively(
     confidence_level: float,
     regret_tolerance: float,
 ) -> tuple[ProbedRows, dict[str, Any]]:
-    """Probe in looks (:func:`autolr.statistics.sequential.race`): rates that are out are not probed any further.
+    """Probe in looks (:func:`autolr.statistics.race.race`): rates that are out are not probed any further.
 
     Args:
         probe: What probes rows at some rates.
@@ -40,15 +39,21 @@ def probe_adaptively(
         planned, ``looks`` made, ``stop``, ``num_probes`` and ``num_probes_fixed``, those of a tuning without looks.
     """
     parts: list[ProbedRows] = []
+    loss_pre = np.empty(0)
+    loss_post = np.empty((0, learning_rates.size, num_horizons))
 
     def differentials(rows: range, columns: IntArray) -> FloatArray:
+        nonlocal loss_pre, loss_post
         settled = parts and parts[-1].engine == "step"
         part = probe(learning_rates[columns], rows, "step" if settled else engine, 0 if parts else 2)
-        num_rows = len(part.loss_pre)
-        own = part.loss_post.reshape(num_rows, columns.size, num_horizons)
-        post = np.full((num_rows, learning_rates.size, num_horizons), np.nan)
-        post[:, columns] = own
-        parts.append(replace(part, loss_post=post))
+        parts.append(part)
+        end = rows.start + len(part.loss_pre)
+        if end > len(loss_pre):
+            new = np.full((end - len(loss_pre), learning_rates.size, num_horizons), np.nan)
+            loss_pre = np.concatenate([loss_pre, part.loss_pre[len(loss_pre) - rows.start :]])
+            loss_post = np.concatenate([loss_post, new])
+        own = part.loss_post.reshape(len(part.loss_pre), columns.size, num_horizons)
+        loss_post[rows.start : end, columns] = own
         with np.errstate(over="ignore"):
             return np.asarray(own[:, :, -1] - part.loss_pre[:, np.newaxis])
 
@@ -59,25 +64,24 @@ def probe_adaptively(
         confidence_level=confidence_level,
         regret_tolerance=regret_tolerance,
     )
-    probed = _joined(parts)
-    return probed, {
+    return _joined(parts, loss_pre, loss_post), {
         "num_looks": run.num_looks,
         "looks": [_as_settings(look) for look in run.looks],
         "stop": run.stop,
-        "num_probes": int((~np.isnan(probed.loss_post[:, :, -1])).sum()),
+        "num_probes": int((~np.isnan(loss_post[:, :, -1])).sum()),
         "num_probes_fixed": num_subsamples * learning_rates.size,
     }
 
 
-def _joined(parts: list[ProbedRows]) -> ProbedRows:
-    """Return the rows of all parts; a part without rows says only that time was over."""
+def _joined(parts: list[ProbedRows], loss_pre: FloatArray, loss_post: FloatArray) -> ProbedRows:
+    """Return all losses, and what is to be said of the parts; one without rows says only that time was over."""
     filled = [part for part in parts if len(part.loss_pre)] or parts[:1]
+    reasons = dict.fromkeys(part.engine_reason for part in filled if part.engine_reason != "asked for")
     return ProbedRows(
-        np.concatenate([part.loss_pre for part in filled]),
-        np.concatenate([part.loss_post for part in filled]),
+        loss_pre,
+        loss_post,
         ", then ".join(dict.fromkeys(part.engine for part in filled)),
-        ", then ".join(dict.fromkeys(part.engine_reason for part in filled if part.engine_reason != "asked for"))
-        or "asked for",
+        ", then ".join(reasons) or "asked for",
         any(part.out_of_time for part in parts),
         all(part.repeatable for part in parts),
     )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autolr._typing import BoolArray, IntArray
+from autolr._typing import BoolArray, IntArray, Settings
 from autolr.statistics.flags import DOMINANT, largest_share, ties
 from autolr.statistics.proportions import binomial_upper_bound
 
@@ -91,6 +91,18 @@ def _of_the_pick(
     ]
 
 
+def _undecided(settings: Settings) -> str:
+    """Return by how much the last look of a race missed its tolerance."""
+    look = (settings.get("looks") or [{}])[-1]
+    regret, gain = look.get("regret_bound"), look.get("gain", 0.0)
+    if regret is None or not gain > 0.0:
+        return "nothing is known of what the pick may lose to the best rate"
+    return (
+        f"the pick may lose up to {regret:.2g} to the best rate, {100.0 * regret / gain:.0f}% of its gain, where"
+        f" {100.0 * settings.get('regret_tolerance', 0.0):g}% were asked for"
+    )
+
+
 def _of_the_rows(result: "TuningResult") -> Sequence[tuple[bool, str]]:
     settings, num_rows = result.settings, result.differentials.num_subsamples
     asked = settings.get("num_subsamples", num_rows)
@@ -100,6 +112,8 @@ def _of_the_rows(result: "TuningResult") -> Sequence[tuple[bool, str]]:
     overlapping = settings.get("sampling") == "independent" and drawn > _OVERLAP * (
         settings.get("num_observations") or math.inf
     )
+    evaluated = num_rows * (settings.get("batch_size") or 0)
+    shared = evaluated > _OVERLAP * (settings.get("num_evaluation_observations") or math.inf)
     extensions, passes = settings.get("num_extensions", 0), settings.get("evaluation_passes", 1)
     return [
         (out_of_time, f"The time budget ended after {num_rows} of {asked} subsamples."),
@@ -115,6 +129,15 @@ def _of_the_rows(result: "TuningResult") -> Sequence[tuple[bool, str]]:
             overlapping,
             "Subsamples share observations: all this is about the dataset; sampling='partition' speaks about its"
             " population.",
+        ),
+        (
+            shared,
+            f"Losses were measured on {settings.get('num_evaluation_observations')} observations again and again: all"
+            " this is about these.",
+        ),
+        (
+            settings.get("stop") in ("all", "ended") and len(settings.get("looks", ())) > 0,
+            f"The race is not decided: {_undecided(settings)}.",
         ),
         (
             extensions > 0,

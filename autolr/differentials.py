@@ -188,6 +188,14 @@ class LossDifferentials:
             raise ValueError(invalid("frame", "have one loss_pre in each subsample", f"several in {describe(label)}"))
         return cls(rates, pre, post, horizons.astype(np.int64))
 
+    def begins_like(self, other: "LossDifferentials") -> bool:
+        """Return whether both have the same first rows, as two tunings with one seed do, and these differ at all."""
+        num_rows = min(self.num_subsamples, other.num_subsamples)
+        own = np.column_stack([self.loss_pre[:num_rows], self.loss_post[:num_rows].reshape(num_rows, -1)])
+        theirs = np.column_stack([other.loss_pre[:num_rows], other.loss_post[:num_rows].reshape(num_rows, -1)])
+        varied = num_rows > 1 and not np.array_equal(own[0], own[1], equal_nan=True)
+        return varied and np.array_equal(own, theirs, equal_nan=True)
+
     def extended(self, other: "LossDifferentials") -> "LossDifferentials":
         """Return a record with the rows of ``other`` below these.
 

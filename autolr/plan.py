@@ -24,7 +24,7 @@ from autolr._validation import (
 from autolr.data import DEFAULT_BATCH_SIZE, BatchStream, Data, DatasetRows, read_data
 from autolr.probing.held import data_generators
 from autolr.probing.random_state import ForkedRandomness
-from autolr.statistics.sequential import check_regret_tolerance
+from autolr.statistics.race import check_regret_tolerance
 from autolr.subsampling import (
     EVALUATION,
     ROW_STATE,
@@ -215,6 +215,7 @@ def make_plan(
             "num_subsamples": num_subsamples,
             "batch_size": size,
             "num_observations": num_observations,
+            "num_evaluation_observations": None if own is None or isinstance(own, BatchStream) else len(own),
             "sampling": sampled,
             "evaluation": evaluation if own is None else "own data",
             "horizon": horizons.tolist() if horizons.size > 1 else num_steps,

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+# what rows must have in common to be looked at together
+_SAME = ("batch_size", "sampling", "evaluation", "warmup_steps", "model", "num_parameters", "optimizer")
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class TuningResult:
     """The loss differentials of a tuning, and every way to look at them. It holds numbers only, never the model.
@@ -152,15 +156,36 @@ class TuningResult:
         Returns:
             The axes; nothing is shown.
         """
-        decision: dict[str, Any] = {}
         try:
             suggestion = decide(self, method, confidence_level=confidence_level)
-            decision = {
-                name: getattr(suggestion, name)
-                for name in ("learning_rate", "low", "high", "best_set", "max_stable_lr")
-            }
         except NoCandidateError:
-            pass  # the picture shows why
+            suggestion = None  # the picture shows why
+        return self._draw(suggestion, ax, method, confidence_level, xlim, trim, show_subsamples)
+
+    def plot_of(
+        self,
+        suggestion: Suggestion,
+        ax: "Axes | None" = None,
+        *,
+        xlim: tuple[float, float] | None = None,
+        trim: float = 0.05,
+        show_subsamples: bool = False,
+    ) -> "Axes":
+        """Draw this result with the pick of a suggestion that was made of it; see :meth:`plot`."""
+        method, level = suggestion.method, suggestion.confidence_level
+        return self._draw(suggestion, ax, method, level, xlim, trim, show_subsamples)
+
+    def _draw(
+        self,
+        suggestion: Suggestion | None,
+        ax: "Axes | None",
+        method: str,
+        confidence_level: float | None,
+        xlim: tuple[float, float] | None,
+        trim: float,
+        show_subsamples: bool,
+    ) -> "Axes":
+        names = ("learning_rate", "low", "high", "best_set", "max_stable_lr") if suggestion is not None else ()
         return plot_differentials(
             self.summary(confidence_level=confidence_level),
             delta=self.differentials.delta if show_subsamples else None,
@@ -169,15 +194,8 @@ class TuningResult:
             xlim=xlim,
             trim=trim,
             ax=ax,
-            **decision,
+            **{name: getattr(suggestion, name) for name in names},
         )
-
-    def plot_of(self, suggestion: Suggestion, ax: "Axes | None" = None, **options: Any) -> "Axes":
-        """Draw this result with the pick of a suggestion that was made of it; see :meth:`plot`."""
-        given: dict[str, Any] = {"method": suggestion.method, "confidence_level": suggestion.confidence_level}
-        for name in given.keys() & options.keys():
-            raise TypeError(invalid(name, "be left to the suggestion", options[name]))
-        return self.plot(ax, **given, **options)
 
     def verdict_of(self, suggestion: Suggestion) -> str:
         """Return a suggestion that was made of this result in words."""
@@ -193,12 +211,23 @@ class TuningResult:
 
         Raises:
             TypeError: If ``other`` is no result.
-            ValueError: If its rates or horizons differ, or one of both is adaptive, whose looks were planned.
+            ValueError: If its rates or horizons differ, it was made otherwise (another batch size, sampling,
+                evaluation, warm-up or optimizer), its rows are those of this one, or one of both is adaptive, whose
+                looks were planned.
         """
         if not isinstance(other, TuningResult):
             raise TypeError(invalid("other", "be a TuningResult", other))
         if self.settings.get("adaptive") or other.settings.get("adaptive"):
             raise ValueError(invalid("other", "extend and be a result of adaptive=False", "one of adaptive=True"))
+        for name in _SAME:
+            if name in self.settings and name in other.settings and self.settings[name] != other.settings[name]:
+                raise ValueError(
+                    invalid("other", f"have the {name} {self.settings[name]!r} of this result", other.settings[name])
+                )
+        differentials = self.differentials.extended(other.differentials)
+        if self.differentials.begins_like(other.differentials):
+            constraint = "have other subsamples than this result (tune with another rng)"
+            raise ValueError(invalid("other", constraint, other))
         settings = dict(self.settings)
         settings["num_extensions"] = settings.get("num_extensions", 0) + other.settings.get("num_extensions", 0) + 1
         for name in ("num_subsamples", "num_gradients", "num_forwards", "num_evaluations", "seconds"):
@@ -211,7 +240,7 @@ class TuningResult:
             settings["out_of_time"] |= bool(other.settings.get("out_of_time"))
         if "repeatable" in settings:
             settings["repeatable"] &= bool(other.settings.get("repeatable", True))
-        return TuningResult(self.differentials.extended(other.differentials), settings)
+        return TuningResult(differentials, settings)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the result to a ``.json`` file, the whole of it or nothing; :meth:`load` gives it back exactly.

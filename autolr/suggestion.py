@@ -22,6 +22,7 @@ from autolr.statistics.argmin_interval import argmin_interval
 from autolr.statistics.bands import simultaneous_band
 from autolr.statistics.best_set import best_set_and_regret, default_method
 from autolr.statistics.criteria import choose, max_stable_index
+from autolr.statistics.flags import without_explosions
 from autolr.statistics.intervals import median_interval
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ def decide(
     pick = choice.index
 
     complete = np.flatnonzero(~np.isnan(delta).any(axis=0))
-    probed, own = delta[:, complete], int(np.flatnonzero(complete == pick)[0])
+    probed, own = without_explosions(delta[:, complete]), int(np.flatnonzero(complete == pick)[0])
     sampled: dict[str, Any] = {
         "confidence_level": level.corrected,
         "num_resamples": level.resamples(2000),
@@ -165,7 +166,9 @@ def decide(
     low, high = rates[0], rates[-1]
     if np.isfinite(probed).all(axis=0).any():
         # of a rate that was not probed in every row, the interval knows as little as of one that diverged
-        low, high = argmin_interval(rates, np.where(np.isnan(delta).any(axis=0), np.inf, delta), **sampled)
+        known = np.full(delta.shape, np.inf)
+        known[:, complete] = probed
+        low, high = argmin_interval(rates, known, **sampled)
     stable = max_stable_index(delta)
     unresolved = is_below_resolution(result)
     edge: Literal["low", "high"] | None = None

@@ -117,7 +117,8 @@ class AutoLRTuner:
                 counts.
             sampling: ``"independent"``: each subsample is drawn without replacement, independently of the others;
                 intervals then speak about this dataset. ``"partition"``: subsamples are disjoint; intervals then speak
-                about the population too. A loader's batches are used in one row only, in its order, in either case.
+                about the population too. A loader's batches are used in one row only, in its order, in either case: if
+                it shuffles, they are like a partition.
             evaluation: Where the losses before and after are measured. ``"independent"``: on another subsample,
                 disjoint from the one that gave the gradient. ``"subsample"``: on the same one, as the original
                 definition has it; this flatters the step. Or data of your own: a pair of arrays, a ``Dataset``, a
@@ -142,7 +143,7 @@ class AutoLRTuner:
                 share of what it gains.
             confidence_level: The level of the adaptive decision; also the default of the result's intervals.
             time_budget: Seconds after which no further row is begun, two at the least. The clock does not look at the
-                losses, so that the intervals stay valid.
+                losses, so that the intervals stay valid (but that a race with fewer rates left is faster).
             progress: ``None``: a bar on a terminal only; ``True`` or ``False`` force it.
 
         Returns:
@@ -198,7 +199,7 @@ class AutoLRTuner:
         if result.settings["adaptive"]:
             raise ValueError(
                 f"`num_subsamples` must extend a tuning with adaptive=False, got {num_subsamples}: its looks were"
-                " planned. Tune again with a larger num_subsamples."
+                " planned. Tune again with a larger num_subsamples, and another rng, as these rows have been looked at."
             )
         plan = self._plan
         if plan is None:

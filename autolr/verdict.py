@@ -10,6 +10,7 @@ from autolr._typing import BoolArray, FloatArray
 from autolr.errors import DivergedError, NoCandidateError
 from autolr.levels import level_of
 from autolr.statistics.bands import simultaneous_band
+from autolr.statistics.flags import without_explosions
 
 if TYPE_CHECKING:
     from autolr.result import TuningResult
@@ -173,7 +174,9 @@ def _edge_of_no_fall(suggestion: "Suggestion") -> str:
     probed = ~np.isnan(record.delta).any(axis=0)
     rates, delta = record.learning_rates[probed], record.delta[:, probed]
     level = level_of(suggestion.evidence.settings, suggestion.confidence_level)
-    low, _ = simultaneous_band(delta, confidence_level=level.corrected, num_resamples=level.resamples(2000), rng=0)
+    low, _ = simultaneous_band(
+        without_explosions(delta), confidence_level=level.corrected, num_resamples=level.resamples(2000), rng=0
+    )
     rises = (low > 0.0) | np.isinf(delta).any(axis=0)
     start = int(np.where(np.isinf(delta).any(axis=0), np.inf, delta.mean(axis=0)).argmin())
     above = np.flatnonzero(rises[start:])
@@ -199,6 +202,7 @@ def _evidence(result: "TuningResult") -> str:
     if {"seconds", "num_evaluations"} <= settings.keys():
         text += f": {settings['num_evaluations']:.0f} gradient evaluations in {settings['seconds']:.1f} s"
     if adaptive:
-        share, looks = settings["num_probes"] / settings["num_probes_fixed"], len(settings["looks"])
-        text += f", {100.0 * share:.0f}% of all probes, in {looks} look{'s' if looks != 1 else ''}"
+        share, looks = 100.0 * settings["num_probes"] / settings["num_probes_fixed"], len(settings["looks"])
+        text += f", {share:.0f}%" if share >= 1.0 else ", less than 1%"
+        text += f" of all probes, in {looks} look{'s' if looks != 1 else ''}"
     return f"{text}."

@@ -233,10 +233,10 @@ def test_the_evaluations_are_counted_one_by_one(data):
 
 
 def test_the_race_is_decided_at_the_last_horizon(data):
-    options = {"learning_rates": log_grid(1e-3, 1.0, 8), "num_subsamples": 60, "horizon": [1, 3], "batch_size": 8}
+    options = {"learning_rates": log_grid(0.05, 0.5, 16), "num_subsamples": 60, "horizon": [1, 3], "batch_size": 8}
     result = tuned(data, adaptive=True, regret_tolerance=0.0, model=nn.Linear(3, 1), **options).result
     record = result.differentials
-    assert record.loss_post.shape[1:] == (8, 2)
+    assert record.loss_post.shape[1:] == (16, 2)
     missing = np.isnan(record.loss_post)
     np.testing.assert_array_equal(missing[:, :, 0], missing[:, :, 1])
     assert missing[20:].any()

@@ -128,6 +128,7 @@ def test_the_settings_say_every_choice_in_json_values():
         "num_subsamples": 5,
         "batch_size": 8,
         "num_observations": 200,
+        "num_evaluation_observations": None,
         "sampling": "independent",
         "evaluation": "independent",
         "horizon": 1,

@@ -19,6 +19,12 @@ def result(rng):
     )
 
 
+def shifted(result):
+    """The same differentials, of other subsamples."""
+    record = result.differentials
+    return TuningResult(LossDifferentials(RATES, record.loss_pre + 1.0, record.loss_post + 1.0), dict(result.settings))
+
+
 def test_the_frame_has_floats_as_columns(result):
     frame = result.to_frame()
     assert frame.shape == (40, RATES.size)
@@ -42,7 +48,7 @@ def test_the_settings_cannot_be_changed(result):
 
 
 def test_extending_adds_rows_and_costs(result):
-    twice = result.extend(result)
+    twice = result.extend(shifted(result))
     assert twice.differentials.num_subsamples == 80
     assert twice.settings == {"num_subsamples": 80, "seconds": 3.0, "num_evaluations": 4, "num_extensions": 1}
 
@@ -50,7 +56,7 @@ def test_extending_adds_rows_and_costs(result):
 def test_extending_by_another_engine_names_both(result):
     first, then = (
         TuningResult(
-            result.differentials,
+            shifted(result).differentials if late else result.differentials,
             {"engine": engine, "engine_reason": engine, "out_of_time": late, "repeatable": not late},
         )
         for engine, late in (("line", False), ("step", True))
@@ -62,7 +68,24 @@ def test_extending_by_another_engine_names_both(result):
         "repeatable": False,
         "num_extensions": 1,
     }
-    assert first.extend(first).settings == {**first.settings, "num_extensions": 1}
+    assert first.extend(shifted(first)).settings == {**first.settings, "num_extensions": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("batch_size", 8), ("sampling", "partition"), ("evaluation", "subsample"), ("optimizer", "SGD")]
+)
+def test_rows_that_were_made_otherwise_or_twice_are_not_put_together(result, name, value):
+    first, other = (TuningResult(result.differentials, {name: given}) for given in ("x", value))
+    with pytest.raises(ValueError, match=f"`other` must have the {name} 'x' of this result, got {value!r}"):
+        first.extend(TuningResult(shifted(result).differentials, other.settings))
+    with pytest.raises(ValueError, match="`other` must have other subsamples than this result"):
+        first.extend(first)
+
+
+def test_a_suggestion_draws_its_own_pick(result):
+    suggestion = result.suggest("variance_penalized", penalty=50.0)
+    line = next(line for line in suggestion.plot().get_lines() if line.get_label() == "pick")
+    assert line.get_xdata()[0] == float(suggestion) != float(result.suggest("variance_penalized"))
 
 
 def test_saving_and_loading_gives_the_same_result(result, tmp_path):

@@ -287,3 +287,26 @@ def test_rates_that_are_tied_within_the_resolution_of_the_loss():
         in tied.caveats
     )
     assert not any("tied" in caveat for caveat in tuned(learning_rates=log_grid(0.1, 1.0, 5)).suggest().caveats)
+
+
+def test_a_rate_that_explodes_once_does_not_make_the_others_flat():
+    rates = log_grid(1e-3, 10.0, 25)
+    result = tuned(learning_rates=rates, num_subsamples=40, horizon=10)
+    suggestion = result.suggest()
+    assert suggestion.doubt is None
+    assert max(suggestion.best_set) < suggestion.max_stable_lr * 1.5
+    table = result.summary()
+    assert (table["mean"][table["in_best_set"]] < 0.0).all()
+    assert (table["band_high"] < 0.0).any()
+
+
+def test_a_race_that_was_not_decided_says_by_how_much():
+    verdict = str(tuned(adaptive=True, num_subsamples=30, regret_tolerance=0.0, learning_rates=log_grid(0.2, 0.8, 20)))
+    assert re.search(
+        r"Caveat: The race is not decided: the pick may lose up to \S+ to the best rate, \d+% of its", verdict
+    )
+
+
+def test_few_evaluation_observations_are_named():
+    few = (torch.ones(20, 3), torch.ones(20, 1))
+    assert "Caveat: Losses were measured on 20 observations again and again" in str(tuned(evaluation=few))

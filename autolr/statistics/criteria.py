@@ -328,4 +328,5 @@ def _raise_no_candidate(values: FloatArray, method: Method) -> None:
         "variance": "at none is the upper confidence bound of the mean loss differential below 0",
         "max": "at each one the loss of at least one subsample rose",
     }.get(method, "no score is finite")
-    raise NoCandidateError(f"No learning rate qualifies for method={method!r}: {reason}.")
+    among = "" if probed.all() else f" (of the {int(probed.sum())} rates that were probed in every subsample)"
+    raise NoCandidateError(f"No learning rate qualifies for method={method!r}: {reason}{among}.")

@@ -9,6 +9,7 @@ from autolr.statistics._columns import check_probes
 
 # Of normal values, one has more than this share of the squares in 13% of samples of 10, 0.6% of 20, 0.02% of 30.
 DOMINANT = 0.5
+ENOUGH_ROWS = 20
 
 
 def largest_share(delta: ArrayLike) -> FloatArray:
@@ -46,6 +47,43 @@ def largest_share(delta: ArrayLike) -> FloatArray:
         share = squares.max(axis=0) / squares.sum(axis=0)
     constant = finite & (np.ptp(np.where(finite, values, 0.0), axis=0) == 0.0)
     return np.where(constant, 0.0, np.where(finite, share, np.nan))
+
+
+def without_explosions(delta: ArrayLike) -> FloatArray:
+    """Return the differentials with ``inf`` in the columns that count as diverged because one of their rows exploded.
+
+    Such a column has 20 rows or more, a mean above 0, and one row, above the mean, that makes up more than half of the
+    variance; and there is another column whose mean is below 0. Its standard error says nothing, so that it could not
+    be told from the best rate, however large its mean; in statistics over all columns it would drown the others.
+
+    Args:
+        delta: Loss differentials, in units of the loss, shape ``(M, K)``; ``inf``: diverged, NaN: not probed.
+
+    Returns:
+        A copy, shape ``(M, K)``.
+
+    Raises:
+        TypeError: If the values are not real numbers.
+        ValueError: If there are fewer than two rows, the shape is another, or a value is -inf.
+
+    Example:
+        >>> delta = np.column_stack([np.linspace(-2.0, -1.0, 20), [*np.linspace(-3.0, -2.0, 19), 900.0]])
+        >>> np.isinf(without_explosions(delta)).all(axis=0)
+        array([False,  True])
+    """
+    values = check_probes(delta)
+    if len(values) < ENOUGH_ROWS:
+        return values
+    with np.errstate(invalid="ignore", over="ignore"):
+        means = values.mean(axis=0)  # inf and NaN where not whole
+        exploded = (
+            (largest_share(values) > DOMINANT)
+            & (means > 0.0)
+            & (values.max(axis=0) - means > means - values.min(axis=0))
+        )
+    if (means < 0.0).any():
+        values[:, exploded] = np.inf
+    return values
 
 
 def ties(delta: ArrayLike, pick: int, *, resolution: float) -> BoolArray:

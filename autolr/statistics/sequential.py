@@ -1,28 +1,20 @@
-"""Stage "statistics", while the rows still come: looks with corrected levels, racing, and a sequence without a plan."""
+"""Stage "statistics", while the rows still come: planned looks with corrected levels, or a sequence without a plan."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from math import ceil, pi
-from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from autolr._typing import BoolArray, FloatArray, IntArray
-from autolr._validation import check_confidence_level, check_delta, check_integer, check_real
-from autolr.statistics._columns import describe, finite_columns
-from autolr.statistics.best_set import best_set_and_regret, default_method
+from autolr._typing import FloatArray
+from autolr._validation import check_confidence_level, check_delta, check_integer
+from autolr.statistics._columns import describe
 
 # Rows before the first look: with fewer, sets and bounds are too rough to drop a rate.
 FIRST_LOOK = 20
-# Neighbours of the pick, on either side, that stay in the race, because a spline through them finds the best rate.
-NEIGHBOURS = 2
-# Resamples beyond a critical value, on average, that it is estimated from at the least.
-TAIL = 20
-
-Stop: TypeAlias = Literal["set", "regret", "diverged", "all", "ended"]
-Probe: TypeAlias = Callable[[range, IntArray], FloatArray]
+# Resamples beyond a critical value, on average, that it is estimated from at the least; but no more than so many in
+# all, which take seconds.
+TAIL, MOST_RESAMPLES = 20, 20_000
 
 
 def confidence_sequence(
@@ -141,152 +133,11 @@ def look_level(confidence_level: float, look: int, num_looks: int | None = None)
 def enough_resamples(confidence_level: float, num_resamples: int) -> int:
     """Return a number of resamples with which a corrected level has 20 resamples in its tail, at least the one given.
 
-    Example:
-        >>> enough_resamples(0.95, 2000), enough_resamples(0.999, 2000)
-        (2000, 20000)
-    """
-    return max(check_integer("num_resamples", num_resamples, minimum=1), ceil(TAIL / (1.0 - confidence_level) - 1e-6))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Look:
-    """What was seen at a look.
-
-    Attributes:
-        num_subsamples: The number of rows.
-        confidence_level: The corrected level.
-        columns: The columns that were probed in all of these rows, increasing.
-        inside: Those of them that can be the best.
-        pick: The one with the smallest mean; ``None`` where all diverged.
-        gain: By how much the pick lowers the mean loss, at least 0, in units of the loss.
-        regret_bound: What the pick loses to the best rate at most, in units of the loss.
-    """
-
-    num_subsamples: int
-    confidence_level: float
-    columns: IntArray
-    inside: IntArray
-    pick: int | None
-    gain: float
-    regret_bound: float
-
-    def decision(self, regret_tolerance: float) -> Stop | None:
-        """Return why no further row is needed, or ``None``."""
-        if self.pick is None:
-            return "diverged"
-        if self.inside.size == 1:
-            return "set"
-        return "regret" if self.gain > 0.0 and self.regret_bound <= regret_tolerance * self.gain else None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Race:
-    """How a race went.
-
-    Attributes:
-        looks: What was seen at each look that was made.
-        num_looks: How many were planned.
-        stop: Why it ended: ``"set"`` (one rate is left), ``"regret"`` (the pick's regret is within the tolerance),
-            ``"diverged"`` (every rate did), ``"all"`` (all rows were used) or ``"ended"`` (there were no more; with
-            fewer than two there is no look).
-    """
-
-    looks: tuple[Look, ...]
-    num_looks: int
-    stop: Stop
-
-
-def take_look(delta: FloatArray, columns: IntArray, *, confidence_level: float) -> Look:
-    """Return what ``delta (M, len(columns))`` shows at a corrected level."""
-    kept, regret = best_set_and_regret(
-        delta,
-        confidence_level=confidence_level,
-        method=default_method(len(delta)),
-        num_resamples=enough_resamples(confidence_level, 2000),
-        rng=0,
-    )
-    pick, gain = None, 0.0
-    if kept.any():
-        mean = describe(delta).mean
-        pick, gain = int(columns[mean.argmin()]), max(0.0, -float(mean.min()))
-    return Look(len(delta), confidence_level, columns, columns[kept], pick, gain, regret)
-
-
-def race(
-    probe: Probe,
-    num_subsamples: int,
-    num_rates: int,
-    *,
-    confidence_level: float = 0.95,
-    regret_tolerance: float = 0.05,
-) -> Race:
-    r"""Race the learning rates: look after 20, 40, 80, ... rows, drop those that are out, stop when it is decided.
-
-    At each of L planned looks the set of best rates is found at the level :math:`1 - \alpha / L`, among the rates that
-    are still in. The best rate is dropped only if its own test errs at one of the looks, which together has at most
-    the probability :math:`\alpha`; so the set at the stop holds it with the level asked for, and so does the bound on
-    the pick's regret. Any interval at the level :math:`1 - \alpha / L` holds at the stop too, for the same reason.
-
-    A look at fewer rows than planned, because the data or the time ended, takes the place of the next one: what ends
-    them does not look at the values. Rates that are out are no longer probed, but for the pick's neighbours, which the
-    interval of the best rate needs.
-
-    Args:
-        probe: From rows and columns, increasing, to loss differentials, shape ``(m, len(columns))``; ``inf``: diverged;
-            fewer rows than asked for: there are no more.
-        num_subsamples: The most rows, at least 2.
-        num_rates: The number of columns K.
-        confidence_level: The level :math:`\gamma = 1 - \alpha` of the decision.
-        regret_tolerance: It stops when the bound on the pick's regret is at most this share of its gain.
-
-    Returns:
-        The looks, and why it stopped.
-
-    Raises:
-        TypeError: If an argument is of the wrong type.
-        ValueError: If an argument is out of its range.
-
-    References:
-        Maron and Moore (1994). Hoeffding races: accelerating model selection search for classification and function
-        approximation. Advances in Neural Information Processing Systems 6, 59-66.
+    No more than 20,000, so that very high levels rest on fewer in their tail.
 
     Example:
-        The second rate is clearly the best of the first 20 rows:
-
-        >>> delta = np.random.default_rng(0).normal([-1.0, -2.0, -1.5], 0.2, size=(100, 3))
-        >>> result = race(lambda rows, columns: delta[rows][:, columns], 100, 3)
-        >>> result.stop, [(look.num_subsamples, look.inside) for look in result.looks]
-        ('set', [(20, array([1]))])
+        >>> [enough_resamples(level, 2000) for level in (0.95, 0.9975, 0.9999)]
+        [2000, 8000, 20000]
     """
-    sizes = look_sizes(num_subsamples)
-    tolerance = check_regret_tolerance(regret_tolerance)
-    columns = np.arange(check_integer("num_rates", num_rates, minimum=1))
-    delta = np.empty((0, columns.size))
-    looks: list[Look] = []
-    for number, size in enumerate(sizes, start=1):
-        more = probe(range(len(delta), size), columns)
-        ended = len(more) < size - len(delta)
-        delta = np.concatenate([delta, more])
-        if len(more) == 0 or len(delta) < 2:
-            return Race(tuple(looks), len(sizes), "ended")
-        look = take_look(delta, columns, confidence_level=look_level(confidence_level, number, len(sizes)))
-        looks.append(look)
-        stop = look.decision(tolerance) or ("ended" if ended else None)
-        if stop is not None:
-            return Race(tuple(looks), len(sizes), stop)
-        left = _survivors(look, finite_columns(delta))
-        delta, columns = delta[:, left], columns[left]
-    return Race(tuple(looks), len(sizes), "all")
-
-
-def _survivors(look: Look, finite: BoolArray) -> BoolArray:
-    """Return which of the columns of a look go on: those that can be the best, and the finite ones near the pick."""
-    inside = np.isin(look.columns, look.inside)
-    if look.pick is None:
-        return inside
-    return inside | finite & (np.abs(look.columns - look.pick) <= NEIGHBOURS)
-
-
-def check_regret_tolerance(value: float) -> float:
-    """Return ``regret_tolerance`` as a ``float`` of at least 0."""
-    return check_real("regret_tolerance", value, above=0.0, closed=True)
+    asked = check_integer("num_resamples", num_resamples, minimum=1)
+    return max(asked, min(MOST_RESAMPLES, ceil(TAIL / (1.0 - confidence_level) - 1e-6)))

@@ -18,6 +18,7 @@ from autolr._validation import (
 from autolr.statistics._columns import check_probes, describe, medians
 from autolr.statistics.bands import simultaneous_band
 from autolr.statistics.best_set import best_set, default_method
+from autolr.statistics.flags import without_explosions
 from autolr.statistics.intervals import (
     bca_interval,
     bootstrap_t_interval,
@@ -52,6 +53,7 @@ def summarize(
     ``prob_diverged_high`` (one-sided upper bound of the probability that a probe diverges) and ``in_best_set``.
 
     A rate at which a probe diverged has the mean ``inf``, no ``std`` and ``sem`` (NaN), and the interval (-inf, inf). A
+    rate at which one row exploded (:func:`autolr.statistics.flags.without_explosions`) is in neither band nor set. A
     rate not probed in every row uses its own rows, and is in neither band nor set; with one row its intervals are
     (-inf, inf), with none its mean is NaN too. All intervals are pointwise, only the band is not. The set is the
     studentized one below 50 rows, the multivariate t's from there on.
@@ -115,11 +117,12 @@ def summarize(
     inside = np.zeros(rates.size, dtype=np.bool_)
     band_ends = unbounded.copy()
     if complete.any():
+        steady = without_explosions(values[:, complete])
         band_ends[:, complete] = simultaneous_band(
-            values[:, complete], confidence_level=level, num_resamples=num_resamples, rng=seed
+            steady, confidence_level=level, num_resamples=num_resamples, rng=seed
         )
         inside[complete] = best_set(
-            values[:, complete],
+            steady,
             confidence_level=level,
             method=default_method(values.shape[0]),
             num_resamples=num_resamples,

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from autolr.statistics.flags import DOMINANT, largest_share, ties
+from autolr.statistics import best_set, simultaneous_band
+from autolr.statistics.flags import DOMINANT, largest_share, ties, without_explosions
 
 
 def share_by_hand(column):
@@ -40,6 +41,37 @@ def test_heavy_tails_are_often_flagged_and_normal_rows_are_not():
     rng = np.random.default_rng(0)
     assert (largest_share(rng.normal(size=(100, 2000))) > DOMINANT).mean() == 0.0
     assert (largest_share(rng.standard_t(1, size=(100, 2000))) > DOMINANT).mean() > 0.5
+
+
+def exploded(num_rows=40, *, height=900.0):
+    rng = np.random.default_rng(0)
+    delta = np.array([-0.3, -0.5, -0.4, -0.45]) + 0.05 * rng.normal(size=(num_rows, 4))
+    delta[3, 3] = height
+    return delta
+
+
+def test_a_column_that_exploded_once_counts_as_diverged_and_drowns_no_other():
+    delta = exploded()
+    assert best_set(delta, rng=0)[3]  # with that error it could be anything
+    assert not simultaneous_band(delta, rng=0)[1][3] < 0.0
+    counted = without_explosions(delta)
+    np.testing.assert_array_equal(counted[:, :3], delta[:, :3])
+    assert np.isinf(counted[:, 3]).all()
+    assert best_set(counted, rng=0).tolist() == [False, True, False, False]
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        exploded(19),  # too few rows to tell
+        exploded(height=5.0),  # its mean is below 0 still
+        -exploded(),  # it exploded downwards
+        exploded() + 1.0,  # nothing lowers the loss: there is nothing to drown
+        exploded()[:, [0, 1, 2]],
+    ],
+)
+def test_other_columns_stay_as_they_are(delta):
+    np.testing.assert_array_equal(without_explosions(delta), delta)
 
 
 def test_ties_are_differences_within_the_resolution():
