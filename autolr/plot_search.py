@@ -1,20 +1,23 @@
 """The picture of a search: losses against the step at every rate, and the finalists with parabola and interval."""
 
+import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from autolr._plot_axes import set_rate_axis, text_color
+from autolr._plot_axes import place_legend, set_rate_axis, text_color
 from autolr._text import format_rate
 from autolr._validation import invalid
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
 # Okabe and Ito (2008), as in autolr.plotting
 _GREEN, _VERMILLION = "#009E73", "#D55E00"
+_LOW = 2.2  # inches: axes below this height have small labels
 _SMOOTHING = 5  # steps of the running mean; the single losses are drawn faintly behind it
 
 
@@ -26,7 +29,7 @@ def plot_search(
     On the left, the losses before each step against the step, of the first stream, coloured by the rate from violet
     (small) to yellow (large): faintly, with running means of five steps; a cross where a rate was given up. On the
     right, the losses by which the finalists were judged against their rates, the parabola through them where there are
-    three, the rate for the run as a line, and its interval shaded.
+    three that it takes as they are, the rate for the run as a line, and its interval shaded.
 
     Args:
         trace: The trace of a :class:`SearchResult`.
@@ -59,7 +62,7 @@ def _draw_courses(ax: "Axes", trace: pd.DataFrame) -> None:
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LogNorm
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     steps = trace[~trace["stage"].isin(["held-out", "untrained"])]
     rates = [float(rate) for rate in np.unique(steps["learning_rate"])]
@@ -87,34 +90,58 @@ def _draw_courses(ax: "Axes", trace: pd.DataFrame) -> None:
         ax.set_ylim(low / 1.15, high * 1.15)
     else:
         ax.set_ylim(low - margin, high + margin)
-    ax.set_xlabel("step")
-    ax.set_ylabel("loss of the batch")
+    _label(ax, "step", "loss of the batch")
     bar = ax.figure.colorbar(ScalarMappable(norm, colors), ax=ax, pad=0.02)
-    bar.ax.yaxis.set_major_locator(LogLocator())
+    most = max(2, int(_inches_high(ax) * 3.0))  # labels that fit beside each other
+    bar.ax.yaxis.set_major_locator(FixedLocator((survived or rates)[:: -(-len(survived or rates) // most)]))
+    bar.ax.yaxis.set_minor_locator(NullLocator())
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_rate(value)))
-    bar.ax.yaxis.set_minor_formatter(NullFormatter())
-    bar.set_label("learning rate")
+    bar.ax.tick_params(labelsize=_size(ax))
+    _label(bar.ax, "", "learning rate")
 
 
 def _draw_finalists(ax: "Axes", decision: Mapping[str, Any]) -> None:
+    from matplotlib.colors import to_rgb
+    from matplotlib.ticker import LogLocator
+
     finalists = [item for item in decision["finalists"] if item["loss"] is not None]
     rates = np.array([item["learning_rate"] for item in finalists])
     losses = np.array([item["loss"] for item in finalists])
     low, high, pick = decision["low"], decision["high"], decision["learning_rate"]
     every = [*rates, low, high, pick, *(item["learning_rate"] for item in decision["finalists"])]
     set_rate_axis(ax, min(every) / 1.6, max(every) * 1.6, logarithmic=True)
-    ax.axvspan(low, high, color=_GREEN, alpha=0.2, linewidth=0.0, label="interval")
-    ax.axvline(pick, color=_VERMILLION, linewidth=1.4, label=f"for the run: {format_rate(pick)}")
-    ax.plot(rates, losses, "o", color=text_color(ax), markersize=5.0, label="finalists")
+    if _inches_high(ax) <= _LOW:
+        ax.xaxis.set_major_locator(LogLocator(numticks=3))
+    opacity = 0.45 if sum(to_rgb(text_color(ax))) > 1.5 else 0.2  # dark: a fifth of green cannot be told from black
+    handles: list[Artist] = [ax.axvspan(low, high, color=_GREEN, alpha=opacity, linewidth=0.0, label="interval")]
+    handles.append(ax.axvline(pick, color=_VERMILLION, linewidth=1.4, label=f"for the run: {format_rate(pick)}"))
+    label = f"after {decision['last_step']} steps"
+    handles += ax.plot(rates, losses, "o", color=text_color(ax), markersize=5.0, label=label)
     if rates.size == 3 and len(decision["vertices"]) == 1:
         x = np.log10(rates)
         logs = decision["measure"] == "log loss"
         parabola = np.polynomial.Polynomial.fit(x, np.log(losses) if logs else losses, 2)
-        fine = np.linspace(x.min() - 0.1, x.max() + 0.1, 100)
-        heights = parabola(fine)
-        ax.plot(10.0**fine, np.exp(heights) if logs else heights, color=text_color(ax), linewidth=1.0, label="parabola")
+        lowest = parabola.deriv().roots()
+        # NOTE: elsewhere a loss counts as less than it is, and this is not the parabola that was used
+        if lowest.size and abs(lowest[0] - np.log10(decision["vertices"][0])) < 1e-6:
+            fine = np.linspace(x.min() - 0.1, x.max() + 0.1, 100)
+            heights = np.exp(parabola(fine)) if logs else parabola(fine)
+            handles += ax.plot(10.0**fine, heights, color=text_color(ax), linewidth=1.0, label="parabola")
     words = {"held-out": "held-out loss", "online": "loss of the last steps", "scan": "loss in the scan"}
-    steps = decision["last_step"]
-    ax.set_ylabel(f"{words[decision['judged_by']]} after {steps} steps")
-    ax.set_xlabel("learning rate")
-    ax.legend(fontsize="small", frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    _label(ax, "learning rate", words[decision["judged_by"]])
+    place_legend(ax, handles, gap=4.0, faint="")
+
+
+def _label(ax: "Axes", x: str, y: str) -> None:
+    """Label the axes; where they are low, in small letters and short lines, which do not reach above them."""
+    ax.set_xlabel(x, size=_size(ax))
+    ax.set_ylabel(y if _inches_high(ax) > _LOW else textwrap.fill(y, 11), size=_size(ax))
+    ax.tick_params(labelsize=_size(ax))
+
+
+def _size(ax: "Axes") -> str:
+    return "medium" if _inches_high(ax) > _LOW else "x-small"
+
+
+def _inches_high(ax: "Axes") -> float:
+    return float(ax.bbox.height / ax.figure.dpi)

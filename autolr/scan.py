@@ -34,8 +34,9 @@ CANDIDATES, CLEAR_RISE, PLATEAU_FACTOR = 3, 0.08, 1.25
 # third would say. With 0.1 in its place a search takes 230 evaluations in place of 300, and the mean regret is 1.4%
 # larger.
 NEARLY_EQUAL = 0.02
-# With fewer steps than this beyond the scan, finals say no more than the scan does.
-_FEWEST_MORE = 10
+# With fewer steps than this beyond the scan, finals are left out: they would cost three times as many evaluations, and
+# say hardly more than the scan does. A choice, not measured.
+FEWEST_MORE = 10
 
 
 @dataclass(eq=False)
@@ -127,9 +128,15 @@ def search_stream(
 
     Returns:
         What was found. Where every rate was given up, it has no vertex.
+
+    Raises:
+        ValueError: If a loss before any step is not finite; batches are counted from 0.
     """
     scan = Scan(scan_steps=scan_steps)
     losses = courses.measure_untrained(scan_steps)
+    if not np.isfinite(losses).all():
+        batch = int(np.argmin(np.isfinite(losses)))
+        raise ValueError(f"`data` must give finite losses before any step, got {losses[batch]} on batch {batch}.")
     scan.untrained = float(losses[scan_steps // 2 :].mean())
     scan.untrained_losses = tuple(map(float, losses))
     scan.size = max(abs(scan.untrained), float(losses.std()))
@@ -137,13 +144,15 @@ def search_stream(
     if not scan.survivors:
         return scan
     finals = _Finals(courses, held_out, untrained_held_out, state)
-    candidates = _still_possible(scan)
-    scan.plateau = not _falls_clearly(scan) and len(candidates) == CANDIDATES
+    candidates = _plateau(scan)
+    scan.plateau = bool(candidates)
     if scan.plateau:
         final_steps = round(PLATEAU_FACTOR * final_steps)
     final_steps = _affordable(final_steps, scan_steps, 3, len(held_out), evaluations_left())
-    if final_steps >= scan_steps + _FEWEST_MORE:
-        finals.run(scan, final_steps, candidates if scan.plateau else [])
+    if final_steps >= scan_steps + FEWEST_MORE:
+        finals.run(scan, final_steps, candidates)
+    for course in scan.courses.values():
+        course.trajectory.forget()
     if not scan.survivors:
         return scan
     heights = np.array([loss_of(scan, number) for number in (scan.best - 1, scan.best, scan.best + 1)])
@@ -160,19 +169,17 @@ def search_stream(
 
 
 def _scan(scan: Scan, courses: Courses, evaluations_left: Callable[[], float]) -> None:
-    """Run the scan; the courses that may go on are parked."""
+    """Run the scan; parked are the last course and those, at most three, that would go on if the scan ended there."""
 
     def visit(number: int) -> None:
         course = scan.courses[number] = courses.begin(10.0 ** exponent(number))
         courses.run(course, scan.scan_steps)
-        course.trajectory.park()
         if _score(scan, number) < _score(scan, scan.best) or number == 0:
             scan.best = number
-        wanted = {number, scan.best - 1, scan.best, scan.best + 1}
-        if not _falls_clearly(scan):
-            wanted |= set(_still_possible(scan))
-        for other in scan.courses.keys() - wanted:
+        for other in scan.courses.keys() - set(_plateau(scan) or (scan.best - 1, scan.best, scan.best + 1)):
             scan.courses[other].trajectory.forget()
+        if course.given_up is None:
+            course.trajectory.park()
 
     number, num_worse = 0, 0
     while exponent(number) >= math.log10(LOWEST):
@@ -181,7 +188,7 @@ def _scan(scan: Scan, courses: Courses, evaluations_left: Callable[[], float]) -
         patience = PATIENCE if _falls_clearly(scan) else PATIENCE_UNCLEAR
         if _score(scan, scan.best) < scan.untrained and num_worse >= patience:
             break
-        if abs(_score(scan, number) - scan.untrained) <= NO_EFFECT * scan.size:
+        if _has_no_effect(scan, number):
             break
         if scan.survivors and evaluations_left() < scan.scan_steps:
             break
@@ -277,18 +284,33 @@ def _falls_clearly(scan: Scan) -> bool:
     return scan.untrained - _score(scan, scan.best) > CLEAR_FALL * scan.size
 
 
-def _still_possible(scan: Scan) -> list[int]:
-    """Return the numbers of the three largest neighbouring rates that survived without a clear rise, decreasing."""
+def _plateau(scan: Scan) -> list[int]:
+    """Return the finalists of a plateau, decreasing: the three largest neighbours that survived without a clear rise.
+
+    There are none where a rate lowers the loss clearly, or where there are no such three.
+    """
     highest = scan.untrained + CLEAR_RISE * scan.size
     numbers = sorted((n for n in scan.courses if _score(scan, n) <= highest), reverse=True)[:CANDIDATES]
-    return numbers if numbers and numbers[0] - numbers[-1] == len(numbers) - 1 else []
+    neighbours = len(numbers) == CANDIDATES and numbers[0] - numbers[-1] == CANDIDATES - 1
+    return numbers if neighbours and not _falls_clearly(scan) else []
+
+
+def _has_no_effect(scan: Scan, number: int) -> bool:
+    """Return whether the losses at a rate are the untrained ones, step by step: on the same batches, with equal masks.
+
+    Their means can be equal by chance: a network that dies may end with the output that it began with.
+    """
+    course = scan.courses[number]
+    changes = np.abs(np.subtract(course.losses, scan.untrained_losses[: len(course.losses)]))
+    return course.given_up is None and float(changes.max()) <= NO_EFFECT * scan.size
 
 
 def _is_flat(scan: Scan, untrained: Sequence[float]) -> bool:
     """Return whether the best loss is not below the untrained one, or by little and not alike on the held-out batches.
 
     Little is less than a fiftieth of the loss; alike, the paired t test on the batches at a one-sided level of 99%, as
-    the best of several rates is tested.
+    the best of several rates is tested: about five, each at 0.01, which keeps a false alarm below 5%. The level is a
+    choice, not measured; the batches come from one set of observations, so that it is nominal.
     """
     fall = scan.untrained - scan.best_loss
     trained = scan.courses[scan.best].held_out_losses
@@ -304,4 +326,5 @@ def _affordable(final_steps: int, scan_steps: int, num_finalists: int, num_held_
     if math.isinf(left):
         return final_steps
     fixed = num_finalists * num_held_out / 3.0 + 2 * scan_steps  # a lower neighbour may begin anew
+    # by 1 + ANNEAL_SHARE, which is 6 / 5: the annealing follows the steps that are counted here
     return min(final_steps, int((left - fixed) / num_finalists + scan_steps) * 5 // 6)

@@ -1,17 +1,74 @@
-"""The decision of a search: what its streams lead to, as plain values, and what limits it."""
+"""The decision of a search: the schedule that it is for, what its streams lead to as plain values, what limits it."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
+from autolr._typing import FloatArray
+from autolr._validation import check_integer, check_option, invalid
 from autolr.picker import CONFIDENCE_LEVEL, HIGHEST, LOWEST, STEP, Correction, Target, half_width
-from autolr.scan import Scan, exponent, loss_of
+from autolr.scan import FEWEST_MORE, Scan, exponent, loss_of
+from autolr.schedules._options import ScheduleName
+from autolr.schedules.make import make_scheduler, schedule_factors
 from autolr.search_result import TRACE_COLUMNS
 
-# A search that costs more than this share of the run takes the fast way.
-LARGEST_SHARE = 1.0 / 3.0
+# A search that costs more than this share of the run takes the fast way. A choice, not measured: too small, runs of
+# moderate length lose the better finals; too large, a search costs as much as the run.
+LARGEST_SHARE_OF_RUN = 1.0 / 3.0
+# What make_scheduler is given by the search itself.
+_RESERVED = ("optimizer", "name", "learning_rate", "total_steps")
+
+
+def factors_of(
+    optimizer: torch.optim.Optimizer,
+    schedule: ScheduleName,
+    options: Mapping[str, Any],
+    total_steps: int,
+    *,
+    told: bool,
+) -> FloatArray:
+    """Return what a schedule multiplies the rate of the first parameter group with; a factor 1 stands for all ones.
+
+    Args:
+        optimizer: The optimizer of the run, of which the groups are counted.
+        schedule: The name of the schedule; ``"plateau"`` counts as constant.
+        options: Its options; of lists with an entry for each group, the first one counts.
+        total_steps: The steps of the run.
+        told: Whether the user has told them.
+
+    Raises:
+        TypeError: If ``options`` is no mapping with strings as keys, or as :func:`autolr.make_scheduler`.
+        ValueError: As :func:`autolr.make_scheduler`, and if a factor is not finite or below 0, or all are 0.
+    """
+    check_option("schedule", schedule, ScheduleName)
+    if not isinstance(options, Mapping) or not all(isinstance(key, str) for key in options):
+        raise TypeError(invalid("schedule_options", "be a mapping with strings as keys, or None", options))
+    for key in _RESERVED:
+        if key in options:
+            raise ValueError(invalid("schedule_options", f"not hold {key!r}", options))
+    warmup_steps = check_integer("warmup_steps", options.get("warmup_steps", 0), minimum=0)
+    if warmup_steps >= total_steps and not told:
+        below = f"be below `total_steps`, which is not given ({total_steps} are assumed)"
+        raise ValueError(invalid("warmup_steps", below, warmup_steps))
+    groups = [{"params": [torch.zeros(1)]} for _ in optimizer.param_groups]
+    make_scheduler(torch.optim.SGD(groups, lr=1.0), schedule, learning_rate=1.0, total_steps=total_steps, **options)
+    if schedule == "plateau" or (schedule == "constant" and not warmup_steps):
+        return np.ones(1)
+    first = {
+        key: value[0] if key != "milestones" and isinstance(value, (list, tuple)) else value
+        for key, value in options.items()
+    }
+    factors = schedule_factors(schedule, total_steps=total_steps, **first)
+    wrong = factors[~np.isfinite(factors) | (factors < 0.0)]
+    if wrong.size:
+        raise ValueError(invalid("schedule", "have finite factors of at least 0", float(wrong[0])))
+    if not factors.mean() > 0.0:
+        raise ValueError(invalid("schedule", "have a factor above 0", 0.0))
+    return factors
 
 
 def decide_search(scans: list[Scan], law: Correction, target: Target) -> dict[str, Any]:
@@ -22,8 +79,7 @@ def decide_search(scans: list[Scan], law: Correction, target: Target) -> dict[st
     center = min(float(np.mean(centers)), cap)
     width = half_width(target, vertices)
     first = scans[0]
-    tried = [(10.0 ** exponent(n), course.given_up is None) for scan in scans for n, course in scan.courses.items()]
-    edge = min((rate for rate, survived in tried if not survived), default=None)
+    largest_stable, smallest_diverged = _edge(scans, center)
     best_exponent = exponent(first.best)
     at_edge = "high" if best_exponent + STEP > math.log10(HIGHEST) else None
     at_edge = "low" if best_exponent - STEP < math.log10(LOWEST) else at_edge
@@ -41,14 +97,27 @@ def decide_search(scans: list[Scan], law: Correction, target: Target) -> dict[st
         "judged_by": "scan" if not first.finalists else "online" if first.online else "held-out",
         "measure": first.measure,
         "capped": center == cap,
-        "max_stable_lr": max(
-            (rate for rate, survived in tried if survived and (edge is None or rate < edge)), default=None
-        ),
-        "smallest_diverged": edge,
+        "max_stable_lr": largest_stable,
+        "smallest_diverged": smallest_diverged,
         "at_grid_edge": at_edge,
         "doubt": "flat" if any(scan.flat for scan in scans) else "edge" if at_edge else None,
         "finalists": [finalist for scan in scans for finalist in _finalists(scan)],
     }
+
+
+def _edge(scans: list[Scan], center: float) -> tuple[float | None, float | None]:
+    """Return the largest rate that no stream gave up, and the smallest of those above it.
+
+    The second is ``None`` where it is not above the pick, whose decimal logarithm is ``center``, and above the best
+    rates: what was given up there says nothing about an edge.
+    """
+    given_up = {n for scan in scans for n, course in scan.courses.items() if course.given_up is not None}
+    tried = {n for scan in scans for n in scan.courses}
+    stable = max(tried - given_up, default=None)
+    above = min((n for n in given_up if stable is None or n > stable), default=None)
+    if above is not None and (exponent(above) <= center or above <= max(scan.best for scan in scans)):
+        above = None
+    return None if stable is None else 10.0 ** exponent(stable), None if above is None else 10.0 ** exponent(above)
 
 
 def _finalists(scan: Scan) -> list[dict[str, Any]]:
@@ -64,13 +133,16 @@ def caveats_of_search(
 
     Args:
         settings: How the search was made.
-        scans: What its streams found.
+        scans: What its streams found, those that diverged too.
         decision: What they lead to.
         told: Whether the length of the run was told.
         asked: The number of streams that were asked for.
     """
     share = settings["num_evaluations"] / settings["total_steps"]
-    short = any(not scan.finalists or scan.final_steps < settings["final_steps"] for scan in scans)
+    num_diverged = sum(not scan.survivors for scan in scans)
+    has_finals = settings["final_steps"] >= settings["scan_steps"] + FEWEST_MORE
+    has_budget = settings["max_evaluations"] is not None or settings["time_budget"] is not None
+    cut = any(scan.final_steps < settings["final_steps"] for scan in scans if scan.survivors)
     conditions = [
         (
             not told,
@@ -82,12 +154,23 @@ def caveats_of_search(
             settings["effort"] != settings["effort_asked"],
             f"A search of the effort {settings['effort_asked']} costs more than a third of the run: this one is fast.",
         ),
-        (share > LARGEST_SHARE, f"The search took {100.0 * share:.0f}% of the run's own steps."),
+        (share > LARGEST_SHARE_OF_RUN, f"The search took {100.0 * share:.0f}% of the run's own steps."),
         (
             decision["judged_by"] == "online",
             "There was nothing to hold out: rates were judged by the losses on their own training batches.",
         ),
-        (short, "The budget ended the search early: rates were compared after fewer steps than planned."),
+        (
+            not has_finals,
+            f"The run is too short for finals: rates were compared after {settings['scan_steps']} steps of the scan.",
+        ),
+        (
+            has_finals and has_budget and cut,
+            "The budget ended the search early: rates were compared after fewer steps than planned.",
+        ),
+        (
+            num_diverged > 0,
+            f"Training diverged at every rate on {num_diverged} of {len(scans)} streams; only the others count.",
+        ),
         (len(scans) < asked, f"The budget ended the search after {len(scans)} of {asked} streams."),
         (
             decision["measure"] != "log loss",

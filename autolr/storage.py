@@ -56,13 +56,15 @@ def save_search(
 ) -> None:
     """Write the trace, decision and settings of a search as :func:`save_json` does.
 
+    Infinities of a decision are the strings ``"inf"`` and ``"-inf"``, and its NaN is ``"nan"``.
+
     Raises:
         ValueError: If the path does not end in ``.json``, or a value is no JSON value.
         OSError: If the file cannot be written.
     """
     columns = {name: column.tolist() for name, column in trace.items()}
     columns["loss"] = _encode(trace["loss"].to_numpy(dtype=np.float64))
-    document = {"schema": SEARCH_SCHEMA, "version": VERSION, "settings": settings, "decision": decision}
+    document = {"schema": SEARCH_SCHEMA, "version": VERSION, "settings": settings, "decision": _spelled_out(decision)}
     _write(path, lambda: json.dumps({**document, "trace": columns}, allow_nan=False))
 
 
@@ -117,7 +119,7 @@ def load_search(path: str | os.PathLike[str]) -> tuple[pd.DataFrame, dict[str, A
     try:
         columns, decision, settings = document["trace"], document["decision"], document["settings"]
         trace = pd.DataFrame({**columns, "loss": _decode(columns["loss"]).astype(np.float64)})
-        return trace, dict(decision), dict(settings)
+        return trace, dict(_read_out(decision)), dict(settings)
     except KeyError as error:
         raise ValueError(f"`path` must name an undamaged result, got {str(path)!r} without {error}.") from error
     except (TypeError, ValueError) as error:
@@ -143,6 +145,7 @@ def _encode(array: NDArray[Any]) -> Any:
     values = array.astype(object)
     values[np.isnan(array)] = None
     values[np.isposinf(array)] = "inf"
+    values[np.isneginf(array)] = "-inf"
     return values.tolist()
 
 
@@ -150,7 +153,26 @@ def _decode(value: Any) -> NDArray[Any]:
     values = np.array(value, dtype=object)
     values[pd.isna(values)] = math.nan
     values[np.equal(values, "inf")] = math.inf
+    values[np.equal(values, "-inf")] = -math.inf
     return values
+
+
+def _spelled_out(value: Any) -> Any:
+    """Return a JSON value in which the floats that JSON lacks are strings; ``None`` stays what it is."""
+    if isinstance(value, dict):
+        return {key: _spelled_out(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_spelled_out(item) for item in value]
+    return repr(float(value)) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _read_out(value: Any) -> Any:
+    """Return what :func:`_spelled_out` made strings of."""
+    if isinstance(value, dict):
+        return {key: _read_out(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_read_out(item) for item in value]
+    return float(value) if value in ("inf", "-inf", "nan") else value
 
 
 def _refuse_constant(constant: str) -> float:

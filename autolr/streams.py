@@ -1,22 +1,30 @@
 """The batches of a search: what each stream trains on, in its order, and what is kept apart to be judged on."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import islice
+from typing import Any
 
 import numpy as np
+import torch
 
 from autolr._typing import Batch, IntArray
 from autolr._validation import invalid
-from autolr.data import DEFAULT_BATCH_SIZE, BatchStream, Data, Rows
+from autolr.batches import map_tensors, to_device
+from autolr.data import DEFAULT_BATCH_SIZE, ArrayRows, BatchStream, Data, Rows
 from autolr.probing.random_state import ForkedRandomness
 from autolr.subsampling import seed_of
 
 # the purposes of the random streams of a search, beyond those of autolr.subsampling
 HELD_OUT, STREAM, STREAM_STATE, STEP_STATE = range(16, 20)
-# A held-out loss is the mean over this many batches, and over this many observations where batches are small.
+# A held-out loss is the mean over this many batches, and over this many observations where batches are small. The study
+# had 4 batches, mostly of 32, which is where 128 comes from; with fewer, finalists are ranked by noise, and more cost a
+# third of a gradient evaluation each, for every finalist.
 HELD_OUT_BATCHES, HELD_OUT_OBSERVATIONS = 4, 128
-# Of observations, at most this share is kept apart; of batches, at most a quarter of those that there are.
-LARGEST_SHARE = 0.2
+# At most this many batches of a loader: of tiny ones, more would cost as much as the steps. A choice, not measured.
+MOST_HELD_OUT_BATCHES = 16
+# At most this share of the observations is kept apart, and of batches at most a quarter: what is kept apart is not
+# trained on, so that a larger share would change the task. A choice, not measured.
+LARGEST_SHARE_HELD_OUT, HELD_OUT_BATCHES_OF = 0.2, 4
 
 
 class Streams:
@@ -24,7 +32,8 @@ class Streams:
 
     Observations are drawn in shuffled epochs, each stream in an order of its own. The batches of a loader or an
     iterable come in its order, and again from the first one where it ends; further streams go through them in other
-    orders. Whatever was drawn is kept where the user has it, and so is the same for every rate.
+    orders. Each is the same for every rate: batches of a loader or an iterable are kept where the user has them, those
+    of a ``Dataset`` on the CPU until another stream is asked for, those of arrays are taken again.
 
     Args:
         data: What to train on.
@@ -32,6 +41,7 @@ class Streams:
         val_data: What to judge on, or ``None``: then some of ``data`` is kept apart, if there is enough of it.
         entropy: See :func:`autolr.subsampling.entropy_of`.
         randomness: The generators that drawing may draw from; they are moved to a state of their own for each batch.
+        device: Where batches go.
 
     Raises:
         ValueError: If there is no batch.
@@ -45,106 +55,153 @@ class Streams:
         val_data: Data | None,
         entropy: int,
         randomness: ForkedRandomness,
+        device: torch.device,
     ) -> None:
         self._entropy, self._randomness = entropy, randomness
         source: _ObservationSource | _BatchSource
         if isinstance(data, BatchStream):
-            source = _BatchSource(data, keep=val_data is None, draw=self._forked)
+            source = _BatchSource(data, keep=val_data is None, entropy=entropy, fork=self._fork)
             self.batch_size = data.batch_size
         else:
-            source = _ObservationSource(data, batch_size, keep=val_data is None, entropy=entropy)
+            keep = val_data is None
+            source = _ObservationSource(data, batch_size, keep=keep, entropy=entropy, fork=self._fork, device=device)
             self.batch_size = source.batch_size
         self._source = source
         self.held_out = source.held_out if val_data is None else self._own_held_out(val_data)
-        self._batches: dict[tuple[int, int], Batch] = {}
 
     def batch(self, stream: int, step: int) -> Batch:
         """Return the batch of a step of a stream, on the device: the same one whenever it is asked for."""
-        key = stream, step
-        if key not in self._batches:
-            self._forked(stream, step)
-            self._batches[key] = self._source.batch(stream, step)
-        return self._source.move(self._batches[key])
+        return self._source.batch(stream, step)
 
-    def _forked(self, stream: int, step: int) -> None:
+    def _fork(self, stream: int, step: int) -> None:
         self._randomness.fork(np.random.SeedSequence(self._entropy, spawn_key=(STREAM_STATE, stream, step)))
 
     def _own_held_out(self, data: Data) -> list[Batch]:
-        size = self.batch_size or DEFAULT_BATCH_SIZE
-        if isinstance(data, BatchStream):
-            self._randomness.fork(seed_of(self._entropy, HELD_OUT))
-            batches = list(islice(data, HELD_OUT_BATCHES))
-            if not batches:
-                raise ValueError(invalid("val_data", "yield at least one batch", "none"))
-            return [data.move(batch) for batch in batches]
-        order = np.random.default_rng(seed_of(self._entropy, HELD_OUT)).permutation(len(data))
         self._randomness.fork(seed_of(self._entropy, HELD_OUT))
-        return _pieces(data, order[: max(HELD_OUT_BATCHES * size, HELD_OUT_OBSERVATIONS)], size)
+        if isinstance(data, BatchStream):
+            iterator = iter(data)
+            batches = list(islice(iterator, 1))
+            if not batches:
+                raise ValueError("`val_data` must yield at least one batch, got none.")
+            batches += islice(iterator, _num_held_out(data.batch_size, batches[0]) - 1)
+            return [data.move(batch) for batch in batches]
+        size = self.batch_size or DEFAULT_BATCH_SIZE
+        order = np.random.default_rng(seed_of(self._entropy, HELD_OUT)).permutation(len(data))
+        return _pieces(data, order[: _whole(min(_wanted(size), len(data)), size)], size)
 
 
 class _ObservationSource:
     """Observations in shuffled epochs, without those that are kept apart."""
 
-    def __init__(self, rows: Rows, batch_size: int | None, *, keep: bool, entropy: int) -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        batch_size: int | None,
+        *,
+        keep: bool,
+        entropy: int,
+        fork: Callable[[int, int], None],
+        device: torch.device,
+    ) -> None:
         if batch_size is not None and batch_size > len(rows):
             raise ValueError(invalid("batch_size", f"be at most the {len(rows)} observations", batch_size))
         self.batch_size = min(DEFAULT_BATCH_SIZE, max(1, len(rows) // 8)) if batch_size is None else batch_size
-        self._rows, self._entropy = rows, entropy
+        self._rows, self._entropy, self._fork, self._device = rows, entropy, fork, device
         order = np.random.default_rng(seed_of(entropy, HELD_OUT)).permutation(len(rows))
-        wanted = max(HELD_OUT_BATCHES * self.batch_size, HELD_OUT_OBSERVATIONS)
-        most = min(int(LARGEST_SHARE * len(rows)), len(rows) - self.batch_size)
-        apart = min(wanted, most) if keep else 0
+        most = min(int(LARGEST_SHARE_HELD_OUT * len(rows)), len(rows) - self.batch_size)
+        apart = _whole(min(_wanted(self.batch_size), most), self.batch_size) if keep else 0
         self.held_out = _pieces(rows, order[:apart], self.batch_size)
         self._training = np.sort(order[apart:])
+        self._order: tuple[tuple[int, int], IntArray] = ((-1, -1), self._training)  # of the last stream and epoch
+        self._drawn: tuple[int, dict[int, Batch]] = (-1, {})  # the batches of the last stream
 
     def batch(self, stream: int, step: int) -> Batch:
-        per_epoch = len(self._training) // self.batch_size
-        epoch, place = divmod(step, per_epoch)
-        seed = np.random.SeedSequence(self._entropy, spawn_key=(STREAM, stream, epoch))
-        order = np.random.default_rng(seed).permutation(self._training)
-        return self._rows.batch(order[place * self.batch_size : (place + 1) * self.batch_size])
+        if isinstance(self._rows, ArrayRows):
+            return self._draw(stream, step)
+        if self._drawn[0] != stream:
+            self._drawn = stream, {}
+        drawn = self._drawn[1]
+        if step not in drawn:
+            self._fork(stream, step)
+            drawn[step] = to_device(self._draw(stream, step), torch.device("cpu"))
+        return to_device(drawn[step], self._device)
 
-    def move(self, batch: Batch) -> Batch:
-        return batch
+    def _draw(self, stream: int, step: int) -> Batch:
+        epoch, place = divmod(step, len(self._training) // self.batch_size)
+        if self._order[0] != (stream, epoch):
+            seed = np.random.SeedSequence(self._entropy, spawn_key=(STREAM, stream, epoch))
+            self._order = (stream, epoch), np.random.default_rng(seed).permutation(self._training)
+        return self._rows.batch(self._order[1][place * self.batch_size : (place + 1) * self.batch_size])
 
 
 class _BatchSource:
     """Batches in the order in which they come, without those that are kept apart."""
 
-    def __init__(self, stream: BatchStream, *, keep: bool, draw: Callable[[int, int], None]) -> None:
-        self._stream, self._draw = stream, draw
-        self._read: list[Batch] = []
-        self._iterator: Iterator[Batch] | None = None
-        first = 4 * HELD_OUT_BATCHES
-        while len(self._read) < first and self._pull():
+    def __init__(self, stream: BatchStream, *, keep: bool, entropy: int, fork: Callable[[int, int], None]) -> None:
+        fork(0, 0)
+        self._stream, self._entropy, self._fork, self._iterator = stream, entropy, fork, iter(stream)
+        self._orders: dict[int, IntArray] = {}
+        self._training = list(islice(self._iterator, 1))
+        if not self._training:
+            raise ValueError("`data` must yield at least one batch, got none.")
+        self._ended = False
+        wanted = _num_held_out(stream.batch_size, self._training[0])
+        while self._pull(HELD_OUT_BATCHES_OF * wanted):
             pass
-        if not self._read:
-            raise ValueError(invalid("data", "yield at least one batch", "none"))
-        apart = (HELD_OUT_BATCHES if len(self._read) == first else len(self._read) // 4) if keep else 0
-        self.held_out = [stream.move(batch) for batch in self._read[:apart]]
-        self._training = self._read[apart:]
-        self._ended = len(self._read) < first
+        apart = min(wanted, len(self._training) // HELD_OUT_BATCHES_OF) if keep else 0
+        self.held_out = [stream.move(batch) for batch in self._training[:apart]]
+        del self._training[:apart]
 
     def batch(self, stream: int, step: int) -> Batch:
+        number = step
         if stream == 0:
-            while not self._ended and len(self._training) <= step:
-                self._ended = not self._pull(self._training)
-            return self._training[step % len(self._training)]
-        order = np.random.default_rng(stream).permutation(len(self._training))
-        return self._training[order[step % len(order)]]
+            if not self._ended and len(self._training) <= step:
+                self._fork(stream, step)
+                while self._pull(step + 1):
+                    pass
+        else:
+            if stream not in self._orders:
+                seed = np.random.SeedSequence(self._entropy, spawn_key=(STREAM, stream, 0))
+                self._orders[stream] = np.random.default_rng(seed).permutation(len(self._training))
+            number = int(self._orders[stream][step % len(self._orders[stream])])
+        return self._stream.move(self._training[number % len(self._training)])
 
-    def move(self, batch: Batch) -> Batch:
-        return self._stream.move(batch)
+    def _pull(self, most: int) -> bool:
+        """Read one more batch if there are fewer than ``most``, and return whether there was one."""
+        if len(self._training) >= most or self._ended:
+            return False
+        new = list(islice(self._iterator, 1))
+        self._training += new
+        self._ended = not new
+        return bool(new)
 
-    def _pull(self, into: list[Batch] | None = None) -> bool:
-        """Read one more batch, and return whether there was one."""
-        if self._iterator is None:
-            self._draw(0, 0)
-            self._iterator = iter(self._stream)
-        for batch in self._iterator:
-            (self._read if into is None else into).append(batch)
-            return True
-        return False
+
+def _wanted(size: int) -> int:
+    """Return how many observations to hold out, in whole batches."""
+    return size * max(HELD_OUT_BATCHES, -(-HELD_OUT_OBSERVATIONS // size))
+
+
+def _num_held_out(size: int | None, batch: Batch) -> int:
+    """Return how many batches to hold out of a loader or an iterable, of which one batch is given."""
+    size = size or _first_dimension(batch)
+    return HELD_OUT_BATCHES if not size else min(_wanted(size) // size, MOST_HELD_OUT_BATCHES)
+
+
+def _first_dimension(batch: Batch) -> int:
+    """Return the first dimension of the first tensor in a batch, which is its size as a rule; 0 if there is none."""
+    sizes: list[int] = []
+
+    def note(tensor: torch.Tensor) -> Any:
+        sizes.extend(tensor.shape[:1])
+        return tensor
+
+    map_tensors(note, batch)
+    return sizes[0] if sizes else 0
+
+
+def _whole(number: int, size: int) -> int:
+    """Return how many of some observations fill whole batches; all of them, a short batch, where they fill none."""
+    return number // size * size or number
 
 
 def _pieces(rows: Rows, indices: IntArray, size: int) -> list[Batch]:

@@ -29,13 +29,19 @@ class MadeUp:
     """Courses whose losses are a function of the decimal logarithm of the rate and the step; NaN gives them up."""
 
     def __init__(self, loss, *, untrained=1.0):
-        self.loss, self.start, self.log, self.parked = loss, untrained, [], 0
+        self.loss, self.start, self.log = loss, untrained, []
+        self.courses, self.most_parked = [], 0
+
+    def num_parked(self):
+        return sum(course.trajectory.is_parked for course in self.courses)
 
     def measure_untrained(self, num_steps):
         return np.full(num_steps, self.start)
 
     def begin(self, learning_rate):
+        self.most_parked = max(self.most_parked, self.num_parked())
         course = Course(learning_rate, Place())
+        self.courses.append(course)
         self.log.append((round(math.log10(learning_rate), 1), 0))
         return course
 
@@ -65,6 +71,27 @@ def bowl(best, *, edge=9.0, depth=0.5, drift=0.0):
         return 1.0 - depth * progress * math.exp(-((x - best + drift * step) ** 2))
 
     return loss
+
+
+# a bowl; one whose best is at the top; a plateau; what rises everywhere; what diverges nearly everywhere; waves
+LANDSCAPES = [
+    bowl(-1.0, edge=0.9),
+    bowl(2.1),
+    lambda x, _: math.nan if x > 0.6 else 1.0 + 0.01 * (x > -2.0),
+    lambda x, _: 1.0 + 10.0 ** (0.2 * x),
+    lambda x, _: math.nan if x > -5.2 else 1.0 + 0.1 * math.sin(3.0 * x),
+    lambda x, step: 1.0 + 0.015 * math.sin(5.0 * x + step),
+]
+
+
+@pytest.mark.parametrize("loss", LANDSCAPES)
+def test_at_most_three_courses_are_parked_besides_the_last_one_and_none_at_the_end(loss):
+    courses = MadeUp(loss)
+    steps = {"scan_steps": 20, "final_steps": 80}
+    search_stream(courses, [None] * 4, [1.0] * 4, STATE, **steps, evaluations_left=lambda: math.inf)
+    assert 1 <= courses.most_parked <= 4
+    assert courses.num_parked() == 0
+    assert not any(course.given_up is not None and course.trajectory.is_parked for course in courses.courses)
 
 
 def searched(loss, *, final_steps=80, left=math.inf, held_out=4, untrained=1.0):
@@ -133,6 +160,15 @@ def test_a_rate_without_effect_ends_the_scan():
     scan, log = searched(lambda x, _: 1.0 + 10.0 ** (2.0 * x))
     assert min(x for x, step in log if step == 0) == -2.0
     assert scan.flat
+
+
+def test_a_rate_that_only_ends_where_it_began_does_not_end_the_scan():
+    def loss(x, step):  # from 0.3 on, one step leads far away and the next one back
+        return bowl(-1.0)(x, step) if x < -0.4 else 1.5 if step == 1 else 1.0
+
+    scan, _ = searched(loss)
+    assert scan.vertex == pytest.approx(-1.0, abs=0.3)
+    assert not scan.flat
 
 
 def test_on_a_plateau_the_largest_harmless_rates_go_on_for_longer():

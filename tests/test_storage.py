@@ -141,11 +141,12 @@ def test_another_suffix_is_refused(tmp_path, name):
         save_json(tmp_path / name, make(), {})
 
 
-def test_a_missing_folder_is_named(tmp_path):
+def test_a_missing_folder_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the path of the folder itself may be too long for a message
     with pytest.raises(
-        FileNotFoundError, match=r"^`path` must lie in a folder that exists, got '.*none/result\.json'\.$"
+        FileNotFoundError, match=r"^`path` must lie in a folder that exists, got 'none/result\.json'\.$"
     ):
-        save_json(tmp_path / "none" / "result.json", make(), {})
+        save_json("none/result.json", make(), {})
 
 
 def test_a_missing_file_is_an_os_error(tmp_path):

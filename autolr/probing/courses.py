@@ -10,7 +10,9 @@ from autolr._typing import Batch, FloatArray
 from autolr.probing.start import Start
 from autolr.probing.trajectory import StepSeed, Trajectory
 
-# High losses after which the untrained losses of their batches are measured, before the course goes on.
+# High losses after which the untrained losses of their batches are measured, before the course goes on. Each time, the
+# course is parked: 1 would do so at each outlier, many would train a hopeless course on for as many steps. A choice,
+# not measured; it changes costs, not decisions.
 _MANY = 3
 
 
@@ -140,5 +142,6 @@ class Courses:
     def _measure(self, step: int) -> None:
         """Measure the loss on the batch of a step before any step; the model is at the start afterwards."""
         self._start.restore()
+        batch = self._batch(step)  # drawing it may move the random state
         self._start.randomness.fork(self._state(step))
-        self._untrained[step] = self._start.objective.loss(self._batch(step))
+        self._untrained[step] = self._start.objective.loss(batch)

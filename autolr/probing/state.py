@@ -37,12 +37,16 @@ class Snapshot:
         *objects: The objects, usually a model and its optimizer. Random generators among them are left out: data may
             draw on from them while a model goes back; see :func:`preserved_state`.
         leave: Tensors that are left out.
+        since: An earlier snapshot, to which everything goes back before anything else happens. Going back drops the
+            tensors that have been made since, such as the moments of an optimizer: they are kept by reference, without
+            a copy of their values.
 
     Attributes:
         tensors: The tensors that are remembered.
     """
 
-    def __init__(self, *objects: object, leave: Iterable[torch.Tensor] = ()) -> None:
+    def __init__(self, *objects: object, leave: Iterable[torch.Tensor] = (), since: "Snapshot | None" = None) -> None:
+        self._since = since
         self.tensors: list[torch.Tensor] = []
         self._restores: list[Restore] = []
         self._alive: dict[int, object] = {id(tensor): tensor for tensor in leave}  # an id needs its object's life
@@ -84,7 +88,8 @@ class Snapshot:
         """Append what puts ``value`` itself back, and return the objects that it holds."""
         if isinstance(value, torch.Tensor):
             self.tensors.append(value)
-            self._restores.append(_tensor_restore(value))
+            if self._since is None or id(value) in self._since._alive:
+                self._restores.append(_tensor_restore(value))
         elif isinstance(value, nn.Module):
             if isinstance(value, torch.jit.ScriptModule):  # keeps what it holds outside of its attributes
                 self._restores.append(_mode_restore(value))

@@ -39,8 +39,14 @@ class Trajectory:
         self._parked, self.num_steps = None, 0
 
     def park(self) -> None:
-        """Remember where it is, a copy of weights, buffers and optimizer state, so that another one can run."""
-        self._parked = Snapshot(*self._start.objects())
+        """Remember where it is, without gradients, and go to the start, so that another one can run.
+
+        Of weights, buffers and what else the start has, that is a copy; what the optimizer has made since is handed
+        over.
+        """
+        self._start.objective.clear_gradients()
+        self._parked = Snapshot(*self._start.objects(), since=self._start.snapshot)
+        self._start.restore()
 
     @property
     def is_parked(self) -> bool:

@@ -1,6 +1,7 @@
 """Courses: the same batches for all, an end to the hopeless, and nothing lost on the way."""
 
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 
 from autolr.param_groups import base_learning_rates
+from autolr.probing import state
 from autolr.probing.courses import Courses
 from autolr.probing.random_state import ForkedRandomness
 from autolr.probing.start import Start
@@ -63,6 +65,81 @@ def test_a_course_that_is_interrupted_goes_on_as_if_it_had_not_been():
     assert first.losses == straight.losses
     assert len(first.losses) == 20
     assert other.losses[0] == first.losses[0]  # the same batch, the same weights, the same masks
+
+
+@pytest.mark.parametrize("kind", ["Adam", "AdamW", "LBFGS", "Adagrad", "Rprop", "ASGD", "Adafactor"])
+@pytest.mark.parametrize("trained", [0, 3])
+def test_so_it_does_with_every_kind_of_optimizer_state(kind, trained):
+    rig = Rig()
+    options = {"AdamW": {"amsgrad": True}, "LBFGS": {"max_iter": 2}}.get(kind, {})
+    rig.optimizer = getattr(torch.optim, kind)(rig.model.parameters(), lr=0.1, **options)
+    rig.training = check_training(rig.model, nn.MSELoss(), rig.optimizer)
+    for x, y in rig.batches[:trained]:
+
+        def closure(x=x, y=y):
+            rig.optimizer.zero_grad()
+            loss = nn.functional.mse_loss(rig.model(x), y)
+            loss.backward()
+            return loss
+
+        rig.optimizer.step(closure)
+    with rig as courses:
+        courses.measure_untrained(12)
+        straight = courses.begin(0.01)
+        courses.run(straight, 12)
+        one, other = courses.begin(0.01), None
+        courses.run(one, 4)
+        one.trajectory.park()
+        other = courses.begin(0.02)
+        courses.run(other, 4)
+        other.trajectory.park()
+        for last in (8, 12):  # by turns, from the one to the other
+            for course in (one, other):
+                course.trajectory.resume()
+                courses.run(course, last)
+                course.trajectory.park()
+        twice = courses.begin(0.02)
+        courses.run(twice, 12)
+    assert one.losses == straight.losses
+    assert other.losses == twice.losses
+    assert len(one.losses) == len(other.losses) == 12
+
+
+def test_a_park_keeps_no_gradients_and_no_second_copy_of_what_the_optimizer_made(monkeypatch):
+    rig = Rig()
+    rig.optimizer = torch.optim.Adam(rig.model.parameters())
+    rig.training = check_training(rig.model, nn.MSELoss(), rig.optimizer)
+    with rig as courses:
+        courses.measure_untrained(2)
+        course = courses.begin(0.01)
+        courses.run(course, 2)
+        moments = rig.optimizer.state[rig.model[0].weight]["exp_avg"]
+        gradient = weakref.ref(rig.model[0].weight.grad)
+        copied = []
+        make = state._tensor_restore
+        monkeypatch.setattr(state, "_tensor_restore", lambda tensor: copied.append(tensor) or make(tensor))
+        course.trajectory.park()
+        assert gradient() is None
+        assert len(copied) == len({id(tensor) for tensor in (*rig.model.parameters(), *rig.model.buffers())})
+        assert not rig.optimizer.state
+        course.trajectory.resume()
+        assert rig.optimizer.state[rig.model[0].weight]["exp_avg"] is moments
+
+
+def test_untrained_losses_have_the_masks_of_the_steps_though_drawing_a_batch_is_random():
+    rig = Rig()
+    with rig as courses:
+        draw = courses._batch
+
+        def random_batch(step):
+            rig.start.randomness.fork(np.random.SeedSequence(99, spawn_key=(step,)))
+            return draw(step)
+
+        courses._batch = random_batch
+        untrained = courses.measure_untrained(5)
+        course = courses.begin(1e-30)
+        courses.run(course, 5)
+    np.testing.assert_allclose(course.losses, untrained, rtol=1e-6)
 
 
 def test_a_course_that_diverges_is_given_up_at_its_first_hopeless_loss():
