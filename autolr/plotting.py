@@ -153,7 +153,9 @@ def _read_summary(summary: pd.DataFrame, *, median: bool) -> tuple[FloatArray, _
     rates = check_learning_rates(summary.index.to_numpy(), name="summary.index")
 
     def column(name: str) -> FloatArray:
-        return check_array(f"summary[{name!r}]", summary[name].to_numpy(na_value=np.nan))
+        values = summary[name]
+        whole = values.dtype.kind in "iu" and isinstance(values.dtype, np.dtype)  # such a column holds no NaN
+        return check_array(f"summary[{name!r}]", values.to_numpy() if whole else values.to_numpy(na_value=np.nan))
 
     center, low, high = (column(name) for name in names)
     center[~np.isfinite(center)] = np.nan
