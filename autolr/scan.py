@@ -34,9 +34,6 @@ CANDIDATES, CLEAR_RISE, PLATEAU_FACTOR = 3, 0.08, 1.25
 # third would say. With 0.1 in its place a search takes 230 evaluations in place of 300, and the mean regret is 1.4%
 # larger.
 NEARLY_EQUAL = 0.02
-# A plateau's finalists go on for longer than others only as far as the search stays below this, the aim for the worst
-# case.
-MOST_EVALUATIONS = 500
 # With fewer steps than this beyond the scan, finals are left out: they would cost three times as many evaluations, and
 # say hardly more than the scan does. A choice, not measured.
 FEWEST_MORE = 10
@@ -150,9 +147,7 @@ def search_stream(
     candidates = _plateau(scan)
     scan.plateau = bool(candidates)
     if scan.plateau:
-        left = MOST_EVALUATIONS - sum(len(course.losses) for course in scan.courses.values())
-        longer = _affordable(round(PLATEAU_FACTOR * final_steps), scan_steps, 3, len(held_out), left)
-        final_steps = max(final_steps, longer)
+        final_steps = round(PLATEAU_FACTOR * final_steps)
     final_steps = _affordable(final_steps, scan_steps, 3, len(held_out), evaluations_left())
     if final_steps >= scan_steps + FEWEST_MORE:
         finals.run(scan, final_steps, candidates)
