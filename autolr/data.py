@@ -180,6 +180,12 @@ def read_data(
     return BatchStream(X, device=device, dtype=dtype)
 
 
+def read_whole(given: Any, *, name: str, **options: Any) -> Data:
+    """Return a reader of data in one argument: a pair of arrays ``(X, Y)``, or one thing; see :func:`read_data`."""
+    pair = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
+    return read_data(*pair, names=(name, f"{name}[1]"), **options)
+
+
 def _collate(dtype: torch.dtype, observations: list[Any]) -> Batch:
     """Put observations together as torch does by default, but for floats of Python and NumPy, which get ``dtype``."""
 

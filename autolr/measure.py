@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from autolr._progress import progress_bar
 from autolr._typing import Batch, EngineName, FloatArray
 from autolr._validation import invalid
 from autolr._version import versions
 from autolr.adaptive import probe_adaptively
-from autolr.batches import outline
 from autolr.differentials import LossDifferentials
 from autolr.param_groups import base_learning_rates
 from autolr.plan import Plan
@@ -25,7 +25,7 @@ from autolr.probing.start import Start
 from autolr.probing.state import Snapshot, preserved_state
 from autolr.probing.warmup import warm_up
 from autolr.result import TuningResult
-from autolr.training import Training
+from autolr.training import Training, check_batch
 
 
 def measure(plan: Plan, training: Training, rows: range, *, before: LossDifferentials | None = None) -> TuningResult:
@@ -56,7 +56,7 @@ def measure(plan: Plan, training: Training, rows: range, *, before: LossDifferen
         if before is not None:
             _check_unchanged(start, plan, draw(0), before)
         deadline = None if plan.time_budget is None else began + plan.time_budget
-        with _progress_bar(plan.progress, len(rows)) as bar:
+        with progress_bar(plan.progress, len(rows), "subsamples") as bar:
             probe = partial(
                 _probe_rows,
                 start,
@@ -92,7 +92,7 @@ def measure(plan: Plan, training: Training, rows: range, *, before: LossDifferen
         "resolution": objective.epsilon,
         "num_gradients": objective.num_gradients,
         "num_forwards": objective.num_forwards,
-        "num_evaluations": objective.num_gradients + objective.num_forwards / 3.0,
+        "num_evaluations": objective.num_evaluations,
         "seconds": time.perf_counter() - began,
         "versions": versions(),
     }
@@ -101,18 +101,11 @@ def measure(plan: Plan, training: Training, rows: range, *, before: LossDifferen
 
 
 def _check_batches(objective: Objective, batches: Sequence[Batch]) -> None:
-    """Compute a first loss on the first and the last batch; what is raised gets a note that says what the batch was."""
+    """Compute a first loss on the first and the last batch."""
     for name, batch in zip(("gradient's", "evaluation"), (*batches[:1], *batches[-1:]), strict=False):
         if name == "evaluation" and batch is batches[0]:
             continue
-        try:
-            objective.check(batch)
-        except Exception as error:
-            whole = (
-                "" if objective.is_stated else "; with neither loss_fn nor compute_loss, the model is given all of it"
-            )
-            error.add_note(f"autolr: raised by the first {name} batch, {outline(batch)}{whole}.")
-            raise
+        check_batch(objective, name, batch)
 
 
 def _check_unchanged(start: Start, plan: Plan, batches: Sequence[Batch] | None, before: LossDifferentials) -> None:
@@ -145,11 +138,6 @@ def _probe_rows(
     start: Start, learning_rates: FloatArray, rows: range, engine: EngineName, at_least: int = 2, **options: Any
 ) -> ProbedRows:
     return probe_rows(start, learning_rates, rows=rows, engine=engine, at_least=at_least, **options)
-
-
-def _progress_bar(progress: bool | None, num_rows: int) -> "tqdm[NoReturn]":
-    disable = None if progress is None else not progress
-    return tqdm(total=num_rows, desc="subsamples", unit="", leave=False, disable=disable)
 
 
 def _advance(bar: "tqdm[NoReturn]", first: int, rows: Iterable[int]) -> Iterator[int]:

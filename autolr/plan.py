@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from autolr._validation import (
     check_real,
     invalid,
 )
-from autolr.data import DEFAULT_BATCH_SIZE, BatchStream, Data, DatasetRows, read_data
+from autolr.data import DEFAULT_BATCH_SIZE, BatchStream, Data, DatasetRows, read_data, read_whole
 from autolr.probing.held import data_generators
 from autolr.probing.random_state import ForkedRandomness
 from autolr.statistics.race import check_regret_tolerance
@@ -175,9 +174,11 @@ def make_plan(
     if progress is not None:
         check_flag("progress", progress)
 
-    read = partial(read_data, device=device, dtype=dtype)
-    data = read(X, Y, batch_size=batch_size)
-    own = None if isinstance(evaluation, str) else _read_evaluation(read, evaluation, batch_size)
+    data = read_data(X, Y, device=device, dtype=dtype, batch_size=batch_size)
+    own: Data | None = None
+    if not isinstance(evaluation, str):
+        size = batch_size if isinstance(evaluation, IterableDataset) else None  # others have theirs, or the rows' size
+        own = read_whole(evaluation, name="evaluation", device=device, dtype=dtype, batch_size=size)
     num_steps, num_parts = int(horizons[-1]), 2 if own is None and evaluation == "independent" else 1
     entropy = entropy_of(rng)
     if isinstance(data, BatchStream):
@@ -229,14 +230,6 @@ def make_plan(
             "rng": entropy,
         },
     )
-
-
-def _read_evaluation(read: Any, evaluation: Any, batch_size: int | None) -> Data:
-    """Return a reader of the user's own evaluation data: a pair of arrays, or one thing that yields batches."""
-    pair = evaluation if isinstance(evaluation, tuple) and len(evaluation) == 2 else (evaluation, None)
-    size = batch_size if isinstance(evaluation, IterableDataset) else None  # all others have theirs, or the rows' size
-    data: Data = read(*pair, batch_size=size, names=("evaluation", "evaluation[1]"))
-    return data
 
 
 def _evaluation_subsamples(

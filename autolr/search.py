@@ -12,11 +12,12 @@ from torch import nn
 from torch.utils.data import IterableDataset
 from tqdm.auto import tqdm
 
+from autolr._progress import progress_bar
 from autolr._text import format_rate
 from autolr._typing import Batch, ComputeLoss, LossFunction, Rng
 from autolr._validation import check_flag, check_integer, check_option, check_real, check_rng
 from autolr._version import versions
-from autolr.data import Data, DatasetRows, read_data
+from autolr.data import DatasetRows, read_whole
 from autolr.errors import DivergedError
 from autolr.param_groups import base_learning_rates
 from autolr.picker import (
@@ -39,10 +40,10 @@ from autolr.scan import Scan, exponent, search_stream
 from autolr.schedules._options import ScheduleName
 from autolr.search_decision import LARGEST_SHARE_OF_RUN, caveats_of_search, decide_search, factors_of, trace_of
 from autolr.search_result import SearchResult
-from autolr.streams import HELD_OUT, STEP_STATE, Streams
+from autolr.streams import COURSE_STATE, HELD_OUT, Streams
 from autolr.subsampling import entropy_of, seed_of
 from autolr.suggestion import Suggestion
-from autolr.training import check_training
+from autolr.training import check_batch, check_training
 
 # What a search costs, as a rule, in gradient evaluations: measured by ``benchmarks/regret.py``.
 _USUAL_COST: dict[Effort, int] = {"fast": 190, "default": 290, "thorough": 355}
@@ -160,8 +161,10 @@ def find_lr(
     way: Effort = "fast" if _USUAL_COST[effort] * num_streams > LARGEST_SHARE_OF_RUN * run_steps else effort
 
     dtype = training.parameters()[0].dtype
-    read = partial(_read, device=training.device, dtype=dtype, batch_size=batch_size)
-    reader, judged_on = read("data", data), None if val_data is None else read("val_data", val_data)
+    read = partial(read_whole, device=training.device, dtype=dtype)
+    of_stream = batch_size if isinstance(val_data, IterableDataset) else None
+    reader = read(data, name="data", batch_size=batch_size)
+    judged_on = None if val_data is None else read(val_data, name="val_data", batch_size=of_stream)
     objective, held, devices = training.objective(), training.generators(), training.devices()
     entropy = entropy_of(rng)
     generators = list(data_generators((data, val_data)))
@@ -180,14 +183,14 @@ def find_lr(
             randomness=randomness,
             device=training.device,
         )
-        objective.check(streams.batch(0, 0))
+        check_batch(objective, "training", streams.batch(0, 0))
         state = seed_of(entropy, HELD_OUT, 1)
         untrained = _held_out_losses(start, streams.held_out, state)
         steps = {
             "scan_steps": min(SCAN_STEPS, max(2, run_steps)),
             "final_steps": min(FINAL_STEPS[way], max(2, run_steps)),
         }
-        with _progress_bar(progress, _USUAL_COST[way] * num_streams) as bar:
+        with progress_bar(progress, _USUAL_COST[way] * num_streams, "gradient evaluations") as bar:
             budget = _Budget(objective, began, max_evaluations, time_budget, bar)
             for stream in range(num_streams):
                 if stream and budget.left() < _USUAL_COST["fast"]:
@@ -195,7 +198,7 @@ def find_lr(
                 courses = Courses(
                     start,
                     partial(streams.batch, stream),
-                    partial(_step_state, entropy, stream),
+                    partial(seed_of, entropy, COURSE_STATE, stream),
                     hopeless=HOPELESS,
                 )
                 scans.append(
@@ -227,7 +230,7 @@ def find_lr(
         **training.settings(),
         "num_gradients": objective.num_gradients,
         "num_forwards": objective.num_forwards,
-        "num_evaluations": objective.num_gradients + objective.num_forwards / 3.0,
+        "num_evaluations": objective.num_evaluations,
         "max_evaluations": max_evaluations,
         "time_budget": time_budget,
         "seconds": time.perf_counter() - began,
@@ -237,17 +240,6 @@ def find_lr(
     told = total_steps is not None
     decision["caveats"] = caveats_of_search(settings, scans, decision, told=told, asked=num_streams)
     return SearchResult(trace_of(scans), decision, settings).suggestion
-
-
-def _read(name: str, given: Any, *, device: torch.device, dtype: torch.dtype, batch_size: int | None) -> Data:
-    pair = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
-    size = batch_size if name == "data" or isinstance(given, IterableDataset) else None
-    data: Data = read_data(*pair, device=device, dtype=dtype, batch_size=size, names=(name, f"{name}[1]"))
-    return data
-
-
-def _step_state(entropy: int, stream: int, step: int) -> np.random.SeedSequence:
-    return np.random.SeedSequence(entropy, spawn_key=(STEP_STATE, stream, step))
 
 
 def _held_out_losses(start: Start, batches: list[Batch], state: np.random.SeedSequence) -> list[float]:
@@ -272,15 +264,10 @@ class _Budget:
         self._most, self._seconds = max_evaluations, time_budget
 
     def left(self) -> float:
-        used = self._objective.num_gradients + self._objective.num_forwards / 3.0
+        used = self._objective.num_evaluations
         self._bar.update(round(used) - self._bar.n)
         left = math.inf if self._most is None else self._most - used
         if self._seconds is not None:
             seconds = time.perf_counter() - self._began
             left = min(left, (self._seconds - seconds) * used / seconds)
         return left
-
-
-def _progress_bar(progress: bool | None, total: int) -> "tqdm[NoReturn]":
-    disable = None if progress is None else not progress
-    return tqdm(total=total, desc="gradient evaluations", unit="", leave=False, disable=disable)

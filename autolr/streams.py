@@ -15,7 +15,7 @@ from autolr.probing.random_state import ForkedRandomness
 from autolr.subsampling import seed_of
 
 # the purposes of the random streams of a search, beyond those of autolr.subsampling
-HELD_OUT, STREAM, STREAM_STATE, STEP_STATE = range(16, 20)
+HELD_OUT, STREAM, STREAM_STATE, COURSE_STATE = range(16, 20)
 # A held-out loss is the mean over this many batches, and over this many observations where batches are small. The study
 # had 4 batches, mostly of 32, which is where 128 comes from; with fewer, finalists are ranked by noise, and more cost a
 # third of a gradient evaluation each, for every finalist.
@@ -74,7 +74,7 @@ class Streams:
         return self._source.batch(stream, step)
 
     def _fork(self, stream: int, step: int) -> None:
-        self._randomness.fork(np.random.SeedSequence(self._entropy, spawn_key=(STREAM_STATE, stream, step)))
+        self._randomness.fork(seed_of(self._entropy, STREAM_STATE, stream, step))
 
     def _own_held_out(self, data: Data) -> list[Batch]:
         self._randomness.fork(seed_of(self._entropy, HELD_OUT))
@@ -129,7 +129,7 @@ class _ObservationSource:
     def _draw(self, stream: int, step: int) -> Batch:
         epoch, place = divmod(step, len(self._training) // self.batch_size)
         if self._order[0] != (stream, epoch):
-            seed = np.random.SeedSequence(self._entropy, spawn_key=(STREAM, stream, epoch))
+            seed = seed_of(self._entropy, STREAM, stream, epoch)
             self._order = (stream, epoch), np.random.default_rng(seed).permutation(self._training)
         return self._rows.batch(self._order[1][place * self.batch_size : (place + 1) * self.batch_size])
 
@@ -161,7 +161,7 @@ class _BatchSource:
                     pass
         else:
             if stream not in self._orders:
-                seed = np.random.SeedSequence(self._entropy, spawn_key=(STREAM, stream, 0))
+                seed = seed_of(self._entropy, STREAM, stream, 0)
                 self._orders[stream] = np.random.default_rng(seed).permutation(len(self._training))
             number = int(self._orders[stream][step % len(self._orders[stream])])
         return self._stream.move(self._training[number % len(self._training)])

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from autolr._typing import ComputeLoss, LossFunction
+from autolr._typing import Batch, ComputeLoss, LossFunction
 from autolr._validation import invalid
+from autolr.batches import outline
 from autolr.param_groups import base_learning_rates
 from autolr.probing.held import held_generators
 from autolr.probing.objective import Objective
@@ -60,6 +61,16 @@ class Training:
             "device": str(self.device),
             "dtype": str(parameters[0].dtype).removeprefix("torch."),
         }
+
+
+def check_batch(objective: Objective, name: str, batch: Batch) -> None:
+    """Compute a first loss, with the objective's checks; what is raised gets a note that says what the batch was."""
+    try:
+        objective.check(batch)
+    except Exception as error:
+        whole = "" if objective.is_stated else "; with neither loss_fn nor compute_loss, the model is given all of it"
+        error.add_note(f"autolr: raised by the first {name} batch, {outline(batch)}{whole}.")
+        raise
 
 
 def check_training(

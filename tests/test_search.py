@@ -623,6 +623,13 @@ def test_the_parabola_is_drawn_where_it_is_the_one_that_was_used(losses, is_draw
     assert ("parabola" in [line.get_label() for line in right.get_lines()]) == is_drawn
 
 
+def test_what_the_first_batch_raises_says_what_the_batch_was():
+    X, Y = regression()
+    with pytest.raises(RuntimeError) as raised:
+        found(data=(X[:, :3], Y))
+    assert raised.value.__notes__ == ["autolr: raised by the first training batch, (float32 [32, 3], float32 [32, 1])."]
+
+
 def test_swapped_arguments_are_refused():
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

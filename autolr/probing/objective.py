@@ -62,6 +62,11 @@ class Objective:
         self._values = [tensor.clone() for tensor in self._buffers]
 
     @property
+    def num_evaluations(self) -> float:
+        """The cost so far in gradient evaluations: three losses without a gradient count as one."""
+        return self.num_gradients + self.num_forwards / 3.0
+
+    @property
     def is_stated(self) -> bool:
         """Whether there is a loss function, rather than a loss that the model's output carries."""
         return self._loss_fn is not None or self._compute_loss is not None
