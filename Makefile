@@ -10,7 +10,7 @@ test:
 	pytest
 
 bench:
-	python benchmarks/engines.py
+	python benchmarks/speed.py --quick
 
 pictures:
 	python assets/draw.py

@@ -3,25 +3,29 @@
 data -> subsample -> probe -> loss differentials -> statistics -> decision -> picture
 """
 
-from autolr import statistics
-from autolr._version import __version__
-from autolr.differentials import LossDifferentials
-from autolr.errors import (
-    DivergedError,
-    DivergenceWarning,
-    GridEdgeWarning,
-    NoCandidateError,
-    NotTunedError,
-    ResolutionWarning,
-)
-from autolr.grids import linear_grid, log_grid
-from autolr.result import TuningResult
-from autolr.schedules.make import make_scheduler
-from autolr.schedules.rebase import rebase_scheduler
-from autolr.search import find_lr
-from autolr.search_result import SearchResult
-from autolr.suggestion import Suggestion
-from autolr.tuner import AutoLRTuner
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autolr import statistics
+    from autolr._version import __version__
+    from autolr.differentials import LossDifferentials
+    from autolr.errors import (
+        DivergedError,
+        DivergenceWarning,
+        GridEdgeWarning,
+        NoCandidateError,
+        NotTunedError,
+        ResolutionWarning,
+    )
+    from autolr.grids import linear_grid, log_grid
+    from autolr.result import TuningResult
+    from autolr.schedules.make import make_scheduler
+    from autolr.schedules.rebase import rebase_scheduler
+    from autolr.search import find_lr
+    from autolr.search_result import SearchResult
+    from autolr.suggestion import Suggestion
+    from autolr.tuner import AutoLRTuner
 
 __all__ = [  # noqa: RUF022 (grouped)
     # tune, and look at the result
@@ -48,3 +52,32 @@ __all__ = [  # noqa: RUF022 (grouped)
     "ResolutionWarning",
     "__version__",
 ]
+
+# where each name is defined; it is imported when it is first asked for, as pandas and SciPy take a second
+_HOMES = {
+    "AutoLRTuner": "tuner",
+    "TuningResult": "result",
+    "LossDifferentials": "differentials",
+    "Suggestion": "suggestion",
+    "find_lr": "search",
+    "SearchResult": "search_result",
+    "log_grid": "grids",
+    "linear_grid": "grids",
+    "make_scheduler": "schedules.make",
+    "rebase_scheduler": "schedules.rebase",
+    "__version__": "_version",
+} | dict.fromkeys((name for name in __all__ if name.endswith(("Error", "Warning"))), "errors")
+
+
+def __getattr__(name: str) -> Any:
+    if name == "statistics":
+        return import_module("autolr.statistics")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'autolr' has no attribute {name!r}")
+    value = getattr(import_module(f"autolr.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -24,4 +24,4 @@ Method: TypeAlias = Literal["mean", "median", "variance_penalized", "ucb", "one_
 IntervalMethod: TypeAlias = Literal["bootstrap-t", "t", "percentile", "bca"]
 BestSetMethod: TypeAlias = Literal["studentized", "mvt"]
 Sampling: TypeAlias = Literal["independent", "partition"]
-EngineName: TypeAlias = Literal["auto", "step", "line"]
+EngineName: TypeAlias = Literal["auto", "step", "line", "batched"]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autolr._typing import BoolArray, IntArray, Settings
+from autolr.interpolation_error import TOLERANCE
 from autolr.statistics.flags import DOMINANT, largest_share, ties
 from autolr.statistics.proportions import binomial_upper_bound
 
@@ -114,6 +115,7 @@ def _of_the_rows(result: "TuningResult") -> Sequence[tuple[bool, str]]:
     )
     evaluated = num_rows * (settings.get("batch_size") or 0)
     shared = evaluated > _OVERLAP * (settings.get("num_evaluation_observations") or math.inf)
+    interpolation = settings.get("interpolation", {}).get("error", 0.0)
     extensions, passes = settings.get("num_extensions", 0), settings.get("evaluation_passes", 1)
     return [
         (out_of_time, f"The time budget ended after {num_rows} of {asked} subsamples."),
@@ -143,6 +145,10 @@ def _of_the_rows(result: "TuningResult") -> Sequence[tuple[bool, str]]:
             extensions > 0,
             f"Rows were added {'once' if extensions == 1 else f'{extensions} times'} after a look at the result: all"
             " intervals are wider for it.",
+        ),
+        (
+            interpolation > TOLERANCE,
+            f"Interpolation may shift means by up to {100.0 * interpolation:.1f}% of their standard errors.",
         ),
         (passes > 1, f"The evaluation data was read {passes} times: rows share its batches, which no interval knows."),
     ]

@@ -189,12 +189,18 @@ class LossDifferentials:
         return cls(rates, pre, post, horizons.astype(np.int64))
 
     def begins_like(self, other: "LossDifferentials") -> bool:
-        """Return whether both have the same first rows, as two tunings with one seed do, and these differ at all."""
+        """Return whether both have the same first rows, as two tunings with one seed do, and these differ at all.
+
+        Two engines agree to a millionth of the loss.
+        """
         num_rows = min(self.num_subsamples, other.num_subsamples)
         own = np.column_stack([self.loss_pre[:num_rows], self.loss_post[:num_rows].reshape(num_rows, -1)])
         theirs = np.column_stack([other.loss_pre[:num_rows], other.loss_post[:num_rows].reshape(num_rows, -1)])
-        varied = num_rows > 1 and not np.array_equal(own[0], own[1], equal_nan=True)
-        return varied and np.array_equal(own, theirs, equal_nan=True)
+
+        def are_same(first: FloatArray, second: FloatArray) -> bool:
+            return np.allclose(first, second, rtol=1e-5, atol=1e-6 * abs(own[0, 0]), equal_nan=True)
+
+        return num_rows > 1 and not are_same(own[0], own[1]) and are_same(own, theirs)
 
     def extended(self, other: "LossDifferentials") -> "LossDifferentials":
         """Return a record with the rows of ``other`` below these.

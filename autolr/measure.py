@@ -11,11 +11,13 @@ import torch
 from tqdm.auto import tqdm
 
 from autolr._progress import progress_bar
-from autolr._typing import Batch, EngineName, FloatArray
+from autolr._typing import Batch, BoolArray, EngineName, FloatArray
 from autolr._validation import invalid
 from autolr._version import versions
 from autolr.adaptive import probe_adaptively
+from autolr.cells import ProbeRows
 from autolr.differentials import LossDifferentials
+from autolr.interpolation_error import TOLERANCE, share_left
 from autolr.param_groups import base_learning_rates
 from autolr.plan import Plan
 from autolr.probing.objective import Objective
@@ -25,10 +27,11 @@ from autolr.probing.start import Start
 from autolr.probing.state import Snapshot, preserved_state
 from autolr.probing.warmup import warm_up
 from autolr.result import TuningResult
+from autolr.sparse import probe_sparsely
 from autolr.training import Training, check_batch
 
 
-def measure(plan: Plan, training: Training, rows: range, *, before: LossDifferentials | None = None) -> TuningResult:
+def measure(plan: Plan, training: Training, rows: range, *, before: TuningResult | None = None) -> TuningResult:
     """Probe the rows of a plan with everything preserved, and return them as a result.
 
     Args:
@@ -54,7 +57,7 @@ def measure(plan: Plan, training: Training, rows: range, *, before: LossDifferen
             warm_up(start, plan.warmup_batches(randomness), plan.warmup_steps)
             start = replace(start, snapshot=Snapshot(*preserved))
         if before is not None:
-            _check_unchanged(start, plan, draw(0), before)
+            _check_unchanged(start, plan, draw(0), before.differentials)
         deadline = None if plan.time_budget is None else began + plan.time_budget
         with progress_bar(plan.progress, len(rows), "subsamples") as bar:
             probe = partial(
@@ -66,18 +69,7 @@ def measure(plan: Plan, training: Training, rows: range, *, before: LossDifferen
                 deadline=deadline,
                 progress=partial(_advance, bar, rows.start),
             )
-            if plan.adaptive:
-                probed, looked = probe_adaptively(
-                    probe,
-                    plan.learning_rates,
-                    len(rows),
-                    num_horizons=plan.horizons.size,
-                    engine=plan.engine,
-                    confidence_level=plan.confidence_level,
-                    regret_tolerance=plan.regret_tolerance,
-                )
-            else:
-                probed, looked = probe(plan.learning_rates, rows, plan.engine), {}
+            probed, interpolated, told = _probe_as_planned(plan, probe, rows, before, objective.epsilon)
     _check_rows(plan, len(probed.loss_pre), is_first=before is None)
     settings = {
         **plan.settings,
@@ -87,7 +79,7 @@ def measure(plan: Plan, training: Training, rows: range, *, before: LossDifferen
         "engine_reason": probed.engine_reason,
         "repeatable": probed.repeatable,
         "out_of_time": probed.out_of_time,
-        **looked,
+        **told,
         **training.settings(),
         "resolution": objective.epsilon,
         "num_gradients": objective.num_gradients,
@@ -96,7 +88,9 @@ def measure(plan: Plan, training: Training, rows: range, *, before: LossDifferen
         "seconds": time.perf_counter() - began,
         "versions": versions(),
     }
-    differentials = LossDifferentials(plan.learning_rates, probed.loss_pre, probed.loss_post, plan.horizons)
+    differentials = LossDifferentials(
+        plan.learning_rates, probed.loss_pre, probed.loss_post, plan.horizons, interpolated
+    )
     return TuningResult(differentials, settings)
 
 
@@ -132,6 +126,43 @@ def _check_rows(plan: Plan, num_rows: int, *, is_first: bool) -> None:
         raise ValueError(invalid(where, need, f"{num_rows} rows"))
     if num_rows == 0:
         raise ValueError("`num_subsamples` must leave rows to add, got a partition that has ended.")
+
+
+def _probe_as_planned(
+    plan: Plan, probe: ProbeRows, rows: range, before: TuningResult | None, epsilon: float
+) -> tuple[ProbedRows, BoolArray, dict[str, Any]]:
+    """Probe all rates in all rows, or fewer; and return the losses, which are interpolated, and what is to be told."""
+    rates, num_horizons = plan.learning_rates, plan.horizons.size
+    if plan.adaptive:
+        return probe_adaptively(
+            probe,
+            rates,
+            len(rows),
+            num_horizons=num_horizons,
+            engine=plan.engine,
+            confidence_level=plan.confidence_level,
+            regret_tolerance=plan.regret_tolerance,
+            epsilon=epsilon if plan.interpolate else None,
+        )
+    if plan.interpolate:
+        tolerance = TOLERANCE if before is None else _tolerance_left(before, len(rows))
+        return probe_sparsely(
+            probe,
+            rates,
+            rows,
+            num_horizons=num_horizons,
+            engine=plan.engine,
+            epsilon=epsilon,
+            tolerance=tolerance,
+        )
+    probed = probe(rates, rows, plan.engine, 2)
+    return probed, np.zeros((len(probed.loss_pre), rates.size, num_horizons), dtype=np.bool_), {}
+
+
+def _tolerance_left(before: TuningResult, num_added: int) -> float:
+    """Return which error of interpolation the rows may have that are added to these."""
+    share = before.settings["interpolation"]["error"]
+    return share_left(share, before.differentials.num_subsamples, num_added)
 
 
 def _probe_rows(

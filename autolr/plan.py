@@ -18,7 +18,6 @@ from autolr._validation import (
     check_learning_rates,
     check_option,
     check_real,
-    invalid,
 )
 from autolr.data import DEFAULT_BATCH_SIZE, BatchStream, Data, DatasetRows, read_data, read_whole
 from autolr.probing.held import data_generators
@@ -49,6 +48,7 @@ class Plan:
         horizons: After how many steps losses are recorded, increasing, shape ``(H,)``.
         warmup_steps: The steps that feed the optimizer's moments.
         engine: The engine asked for.
+        interpolate: Whether most rows are probed at some rates only.
         entropy: What all randomness is made of.
         adaptive: Whether rates are dropped while tuning.
         confidence_level: The level of the adaptive decision, and of the result's intervals by default.
@@ -68,6 +68,7 @@ class Plan:
     horizons: IntArray
     warmup_steps: int
     engine: EngineName
+    interpolate: bool
     entropy: int
     adaptive: bool
     confidence_level: float
@@ -164,8 +165,7 @@ def make_plan(
     horizons = check_horizons(horizon)
     warmup_steps = check_integer("warmup_steps", warmup_steps, minimum=0)
     check_option("engine", engine, EngineName)
-    if check_flag("interpolate", interpolate):
-        raise ValueError(invalid("interpolate", "be False in this version", interpolate))
+    interpolate = check_flag("interpolate", interpolate)
     adaptive = check_flag("adaptive", adaptive)
     confidence_level = check_confidence_level(confidence_level)
     regret_tolerance = check_regret_tolerance(regret_tolerance)
@@ -204,6 +204,7 @@ def make_plan(
         horizons=horizons,
         warmup_steps=warmup_steps,
         engine=engine,
+        interpolate=interpolate,
         entropy=entropy,
         adaptive=adaptive,
         confidence_level=confidence_level,
@@ -222,7 +223,7 @@ def make_plan(
             "horizon": horizons.tolist() if horizons.size > 1 else num_steps,
             "warmup_steps": warmup_steps,
             "engine_asked": engine,
-            "interpolate": False,
+            "interpolate": interpolate,
             "adaptive": adaptive,
             "confidence_level": confidence_level,
             "regret_tolerance": regret_tolerance,

@@ -14,6 +14,7 @@ from autolr._typing import IntervalMethod, Method, Rng, Settings
 from autolr._validation import invalid
 from autolr.differentials import LossDifferentials
 from autolr.errors import NoCandidateError
+from autolr.interpolation_error import told_of_both
 from autolr.levels import level_of
 from autolr.plotting import plot_differentials
 from autolr.statistics.summary import summarize
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 # what rows must have in common to be looked at together
-_SAME = ("batch_size", "sampling", "evaluation", "warmup_steps", "model", "num_parameters", "optimizer")
+_SAME = ("batch_size", "sampling", "evaluation", "warmup_steps", "interpolate", "model", "num_parameters", "optimizer")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -212,8 +213,8 @@ class TuningResult:
         Raises:
             TypeError: If ``other`` is no result.
             ValueError: If its rates or horizons differ, it was made otherwise (another batch size, sampling,
-                evaluation, warm-up or optimizer), its rows are those of this one, or one of both is adaptive, whose
-                looks were planned.
+                evaluation, warm-up, interpolation or optimizer), its rows are those of this one, or one of both is
+                adaptive, whose looks were planned.
         """
         if not isinstance(other, TuningResult):
             raise TypeError(invalid("other", "be a TuningResult", other))
@@ -233,6 +234,9 @@ class TuningResult:
         for name in ("num_subsamples", "num_gradients", "num_forwards", "num_evaluations", "seconds"):
             if name in settings and name in other.settings:
                 settings[name] += other.settings[name]
+        if "interpolation" in settings and "interpolation" in other.settings:
+            sizes = self.differentials.num_subsamples, other.differentials.num_subsamples
+            settings["interpolation"] = told_of_both(settings["interpolation"], other.settings["interpolation"], *sizes)
         for name in ("engine", "engine_reason"):
             if name in settings and other.settings.get(name) not in (None, settings[name]):
                 settings[name] = f"{settings[name]}, then {other.settings[name]}"

@@ -133,8 +133,16 @@ class AutoLRTuner:
             warmup_steps: Gradient evaluations that feed the optimizer's moments, the weights held still, before
                 probing; the same for all rows. Refused for optimizers that keep the rate in their state.
             engine: ``"step"``: the real optimizer step at every rate, the reference. ``"line"``: one real step, then
-                forwards along its line, verified against real steps. ``"auto"``: the fastest one that verifies.
-            interpolate: Interpolation between rates; ``False`` in this version.
+                forwards along its line, verified against real steps. ``"batched"``: the same, many rates at once.
+                ``"auto"``: the fastest one that verifies, found on the first rows; ``settings["engine_reason"]`` says
+                why. What cannot be done faster is done more slowly, with the same result (to a millionth of the loss).
+            interpolate: ``True``: only some rates are probed in most rows, and the curve of a row between them is
+                interpolated. Some rows, the first ones and others throughout, are probed at all rates: by them, the
+                error of every mean is at most 5% of its standard error (or the resolution of the loss, where that is
+                coarser), at as many rates as that takes; where it takes too many, or the loss is not smooth, all are
+                probed. ``differentials.interpolated`` marks what was not, ``settings["interpolation"]`` tells the
+                rest. With ``adaptive=True``, only the look that decides which rates race is made by interpolated
+                values; the others, and the pick, by exact ones.
             adaptive: ``True``: look after 20, 40, 80, ... rows, each time at a level that is corrected for the number
                 of looks; no longer probe the rates that cannot be the best, and stop when one rate is left or the pick
                 is good enough. ``num_subsamples`` is then the most it may use. The result's intervals are corrected
@@ -207,7 +215,7 @@ class AutoLRTuner:
                 "`num_subsamples` must come from data that can be drawn again, got a loader or an iterable: tune again."
             )
         begin = result.differentials.num_subsamples
-        more = measure(plan, self._training, range(begin, begin + num_subsamples), before=result.differentials)
+        more = measure(plan, self._training, range(begin, begin + num_subsamples), before=result)
         self._result = result.extend(more)
         return self._result
 

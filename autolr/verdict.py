@@ -199,6 +199,9 @@ def _evidence(result: "TuningResult") -> str:
     where = {"independent": ", with losses on others", "own data": ", with losses on data of your own"}
     text += where.get(settings.get("evaluation", ""), "")
     text += ", for the population too" if sampling == "partition" and settings.get("evaluation_passes", 1) == 1 else ""
+    if not adaptive and result.differentials.interpolated.any() and "interpolation" in settings:
+        num_rates = result.differentials.learning_rates.size
+        text += f", most at {settings['interpolation']['num_nodes']} of {num_rates} rates and interpolated between them"
     if {"seconds", "num_evaluations"} <= settings.keys():
         text += f": {settings['num_evaluations']:.0f} gradient evaluations in {settings['seconds']:.1f} s"
     if adaptive:

@@ -24,8 +24,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import scipy
-from engines import git, processor
 from generators import GENERATORS
+from machine import git, processor
 from outcomes import (
     DATASET_SIZE,
     LAST_ROW,

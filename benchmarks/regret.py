@@ -28,7 +28,7 @@ import records
 import tables
 import torch
 from curves import regret_of
-from engines import git, processor
+from machine import git, processor
 from pickers import chosen
 from records import Key
 from tasks import selected

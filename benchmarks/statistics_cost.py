@@ -21,7 +21,7 @@ os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS
 
 import numpy as np
 import scipy
-from engines import git, processor
+from machine import git, processor
 from scipy import stats
 
 import autolr

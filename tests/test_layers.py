@@ -11,11 +11,20 @@ PACKAGE = Path(__file__).parent.parent / "autolr"
 LAYERS = [
     {"errors", "_typing", "_version", "_text", "_progress"},
     {"_validation"},
-    {"grids", "batches", "data", "param_groups", "differentials", "subsampling"},
+    {
+        "grids",
+        "batches",
+        "data",
+        "param_groups",
+        "differentials",
+        "interpolation",
+        "interpolation_error",
+        "subsampling",
+    },
     {"probing", "statistics"},
     {"plotting", "plot_search", "_plot_axes", "schedules", "storage"},
     {"levels", "caveats", "suggestion", "verdict", "result", "search_verdict", "search_result"},
-    {"plan", "training", "adaptive", "measure", "picker", "streams", "scan", "search_decision"},
+    {"plan", "training", "cells", "sparse", "adaptive", "measure", "picker", "streams", "scan", "search_decision"},
     {"tuner", "search"},
     {"demo", "cli", "__main__"},
 ]

@@ -71,3 +71,15 @@ def test_importing_the_package_imports_neither_matplotlib_nor_a_framework():
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     heavy = {"matplotlib", "sklearn", "lightning", "ignite", "transformers", "accelerate", "skorch"}
     assert heavy.isdisjoint(modules)
+
+
+def test_importing_the_package_takes_little_longer_than_importing_torch():
+    code = "import torch, time; began = time.perf_counter(); import autolr; print(time.perf_counter() - began)"
+    taken = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert float(taken) < 0.3
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'autolr' has no attribute 'nothing'"):
+        autolr.nothing  # noqa: B018
+    assert set(autolr.__all__) <= set(dir(autolr))

@@ -1,6 +1,7 @@
 """The objective of a probe: (model, batch) -> scalar loss, however the user states it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,8 @@ from autolr.batches import map_tensors
 from autolr.probing.held import held_modules
 from autolr.probing.state import Snapshot, distinct_entries
 
+_Context = AbstractContextManager[object]
+_PLAIN = nullcontext()
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 
 
@@ -71,16 +74,29 @@ class Objective:
         """Whether there is a loss function, rather than a loss that the model's output carries."""
         return self._loss_fn is not None or self._compute_loss is not None
 
+    @property
+    def obstacle(self) -> str | None:
+        """Why the calls of torch in a forward cannot be seen and replaced, or ``None``."""
+        parts = [part for module in self.modules() for part in module.modules()]
+        if self._needs_graph:
+            return "the loss is made of derivatives"
+        if any(map(_is_compiled, (*parts, self._loss_fn, self._compute_loss))):
+            return "the model or the loss is compiled"
+        if any(part._forward_hooks or part._forward_pre_hooks for part in parts):
+            return "the model has forward hooks, which see the losses one by one"
+        return None
+
     def modules(self) -> list[nn.Module]:
         """Return the model and the modules that the loss function is seen to hold: a second network, a learned loss."""
         return held_modules(self.model, self._loss_fn, self._compute_loss)
 
-    def loss(self, batch: Batch, *, keep: bool = False) -> float:
+    def loss(self, batch: Batch, *, keep: bool = False, within: _Context = _PLAIN) -> float:
         """Return the loss on ``batch``, as a Python float; the modules are put back, but for the weights.
 
         Args:
             batch: The batch.
             keep: Leave the modules as the forward leaves them.
+            within: The context in which the loss is computed.
 
         Raises:
             TypeError: If the loss is not a tensor of floats.
@@ -88,14 +104,47 @@ class Objective:
         """
         self.num_forwards += 1
         with torch.set_grad_enabled(self._needs_graph):
-            value = float(self._scalar(batch).detach())
-        if keep:
-            return value
+            with within:
+                loss = self._scalar(batch)
+            value = float(loss.detach())
+        if not keep:
+            self._put_back()
+        return value
+
+    def losses(self, batch: Batch, rates: torch.Tensor, at: Callable[[torch.Tensor], _Context]) -> torch.Tensor:
+        """Return the losses on ``batch`` at many rates, shape ``(C,)``, computed together by ``torch.vmap``.
+
+        Random masks are the same at all of them. The modules are put back, but for the weights.
+
+        Args:
+            batch: The batch.
+            rates: The rates, shape ``(C,)``.
+            at: From a rate to the context in which the loss is the one there.
+
+        Raises:
+            RuntimeError: If torch cannot map the loss.
+        """
+
+        def loss(rate: torch.Tensor) -> torch.Tensor:
+            with at(rate):
+                return self._scalar(batch)
+
+        self.num_forwards += len(rates)
+        try:
+            with torch.no_grad():
+                return torch.vmap(loss, randomness="same")(rates)
+        except BaseException:
+            self._around.restore()
+            raise
+        finally:
+            self._put_back()
+
+    def _put_back(self) -> None:
+        """Put the modules back after a forward, but for the weights."""
         if self._changes_attributes:
             self._around.restore()
         elif self._buffers:
             torch._foreach_copy_(self._buffers, self._values)
-        return value
 
     def gradient(self, batch: Batch, *, keep: bool = False) -> torch.Tensor:
         """Leave the gradient of the loss on ``batch`` in ``.grad`` of the parameters, and return the loss.
@@ -254,6 +303,16 @@ def _is_float_layer(module: nn.Module) -> bool:
         return False
     weight = next(iter(module.parameters(recurse=False)), None)
     return weight is not None and weight.is_floating_point()
+
+
+def _is_compiled(part: object) -> bool:
+    """Return whether this is a scripted or compiled module or function."""
+    return (
+        isinstance(part, torch.jit.ScriptModule)
+        or type(part).__name__ == "OptimizedModule"  # not imported, as that takes a second
+        or getattr(part, "_compiled_call_impl", None) is not None
+        or hasattr(part, "_torchdynamo_orig_callable")
+    )
 
 
 def _refuse_integers(module: nn.Module, arguments: tuple[Any, ...]) -> None:

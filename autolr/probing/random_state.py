@@ -124,7 +124,7 @@ class ForkedRandomness:
         return RandomState(
             cpu=torch.Generator().manual_seed(torch_seed).get_state(),
             on_devices=[torch.Generator(device).manual_seed(torch_seed).get_state() for device in self._devices],
-            python=(3, (*map(int, key), 624), None),
+            python=(3, (*key.tolist(), 624), None),
             numpy={
                 "bit_generator": "MT19937",
                 "state": {"key": key, "pos": 624},
@@ -168,7 +168,8 @@ class ForkedRandomness:
     def numpy_is_unused(self) -> bool:
         """Return whether nothing has been drawn from NumPy's generator since it was last set."""
         state: Any = np.random.get_state(legacy=False)  # noqa: NPY002
-        return bool(state["state"]["pos"] == 624 and np.array_equal(state["state"]["key"], self._numpy_key))
+        # after every 624 draws there is another key at the same position: its first word tells
+        return bool(state["state"]["pos"] == 624 and state["state"]["key"][0] == self._numpy_key[0])
 
     @property
     def rewinds_numpy(self) -> bool:

@@ -4,14 +4,15 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
 from autolr._typing import Batch, EngineName, FloatArray, IntArray
 from autolr._validation import invalid
-from autolr.probing.line import LOSS_TOLERANCE, LineProbe
+from autolr.probing.forwards import LOSS_TOLERANCE
+from autolr.probing.line import LineProbe
 from autolr.probing.start import Start
 from autolr.probing.step import probe_by_steps
 from autolr.probing.trajectory import probe_by_trajectories
@@ -77,7 +78,7 @@ def probe_rows(
         draw: From the number of a row to its batches (gradients, evaluation), or ``None`` where the data has ended; it
             moves the random state to the row's own. The same number gives the same batches again.
         rows: The numbers of the rows.
-        engine: ``"auto"``, ``"step"`` or ``"line"``.
+        engine: ``"auto"``, ``"step"``, ``"line"`` or ``"batched"``.
         horizons: After how many steps losses are recorded, increasing, shape ``(H,)``.
         seed: The random state of each step of a row, for several steps; the row's own for step 0.
         deadline: The time (``time.perf_counter()``) after which no row is begun.
@@ -102,21 +103,21 @@ def probe_rows(
         return probe(reference, engine="step", reason="asked for")
     if horizons[-1] > 1:
         reason = "several steps are real steps"
-        if engine == "line":
+        if engine != "auto":
             _log_objection(engine, reason)
         return probe(reference, engine="step", reason=reason)
     if engine == "auto" and len(learning_rates) == 1:
         return probe(reference, engine="step", reason="one rate needs one step")
-    line = LineProbe(start, learning_rates)
+    line = LineProbe(start, learning_rates, engine)
     objection = _objection(line, first)
     if objection is None:
-        probed = probe(
-            lambda _, batches: line(*batches), engine="line", reason="verified against real steps in every row"
-        )
+        probed = probe(lambda _, batches: line(*batches), engine="line", reason="")
         num_probed = len(probed.loss_pre)
         objection = None if num_probed == 0 else _objection(line, draw(rows[num_probed - 1]))
         if objection is None:
-            return probed
+            which = "every row" if line.checks_every_row else "the first and the last row"
+            reasons = (f"verified against real steps in {which}", line.contest.reason)
+            return replace(probed, engine=line.contest.leader, engine_reason="; ".join(filter(None, reasons)))
     _log_objection(engine, objection)
     return probe(reference, engine="step", reason=f"the line engine stepped aside: {objection}")
 
@@ -149,7 +150,7 @@ def probe_row(
 
 
 def _log_objection(engine: EngineName, objection: str) -> None:
-    level = logging.WARNING if engine == "line" else logging.INFO
+    level = logging.INFO if engine == "auto" else logging.WARNING
     logger.log(level, "The line engine steps aside for the reference engine: %s.", objection)
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 
@@ -12,6 +13,8 @@ from autolr.param_groups import set_learning_rate
 from autolr.probing.objective import Objective
 from autolr.probing.random_state import ForkedRandomness
 from autolr.probing.state import Snapshot
+
+_PLAIN = nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +43,17 @@ class Start:
         """Go back to the start, without gradients."""
         self.snapshot.restore()
 
-    def loss(self, batch: Batch) -> float:
+    def loss(self, batch: Batch, within: AbstractContextManager[object] = _PLAIN) -> float:
         """Return the loss on ``batch`` at the weights as they are, from the row's random state."""
         self.randomness.rewind()
-        return self.objective.loss(batch)
+        return self.objective.loss(batch, within=within)
+
+    def losses(
+        self, batch: Batch, rates: torch.Tensor, at: Callable[[torch.Tensor], AbstractContextManager[object]]
+    ) -> torch.Tensor:
+        """Return the losses on ``batch`` at many rates, from the row's random state: see :meth:`Objective.losses`."""
+        self.randomness.rewind()
+        return self.objective.losses(batch, rates, at)
 
     def gradients(self, batch: Batch) -> list[torch.Tensor | None]:
         """Return the gradients of the objective's parameters on ``batch``, from the row's random state.
@@ -54,10 +64,10 @@ class Start:
         self.objective.gradient(batch)
         return [parameter.grad for parameter in self.objective.parameters]
 
-    def set_gradients(self, gradients: Sequence[torch.Tensor | None]) -> None:
-        """Put copies of ``gradients`` into ``.grad`` of the objective's parameters."""
+    def set_gradients(self, gradients: Sequence[torch.Tensor | None], *, copy: bool = True) -> None:
+        """Put copies of ``gradients``, or these themselves, into ``.grad`` of the objective's parameters."""
         for parameter, gradient in zip(self.objective.parameters, gradients, strict=True):
-            parameter.grad = None if gradient is None else gradient.clone()
+            parameter.grad = gradient.clone() if copy and gradient is not None else gradient
 
     def step(self, learning_rate: float, batch: Batch, *, keep: bool = False) -> None:
         """Take the user's optimizer step at ``learning_rate`` with the gradients as they are.

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,8 @@ class Snapshot:
     def __init__(self, *objects: object, leave: Iterable[torch.Tensor] = (), since: "Snapshot | None" = None) -> None:
         self._since = since
         self.tensors: list[torch.Tensor] = []
-        self._restores: list[Restore] = []
+        self._dense = _Dense()
+        self._restores: list[Restore] = [self._dense.restore]
         self._alive: dict[int, object] = {id(tensor): tensor for tensor in leave}  # an id needs its object's life
         pending = [value for value in objects if not is_generator(value)]
         while pending:
@@ -74,6 +76,10 @@ class Snapshot:
             raise failure
         return changed
 
+    def values_of(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the values to which a remembered tensor goes back, in its shape; they are not to be written to."""
+        return self._dense.values_of(tensor)
+
     def clear_gradients(self) -> None:
         """Take all gradients off, so that nothing is written into them."""
         for tensor, _ in self._gradients:
@@ -89,7 +95,10 @@ class Snapshot:
         if isinstance(value, torch.Tensor):
             self.tensors.append(value)
             if self._since is None or id(value) in self._since._alive:
-                self._restores.append(_tensor_restore(value))
+                if value.layout == torch.strided:
+                    self._dense.add(value)
+                else:
+                    self._restores.append(_sparse_restore(value))
         elif isinstance(value, nn.Module):
             if isinstance(value, torch.jit.ScriptModule):  # keeps what it holds outside of its attributes
                 self._restores.append(_mode_restore(value))
@@ -181,23 +190,65 @@ def _finish(put_back: Callable[[], None], attempts: int = _ATTEMPTS) -> None:
         raise
 
 
-def _tensor_restore(tensor: torch.Tensor) -> Restore:
-    storage = tensor.data  # holds the storage, should the tensor be given another one
-    entries = distinct_entries(storage)
-    values = entries.clone()
-    strided = tensor.layout == torch.strided
+class _Dense:
+    """The strided tensors of a snapshot: values, storage, ``requires_grad``; put back together, as they are many."""
+
+    def __init__(self) -> None:
+        self._tensors: list[tuple[torch.Tensor, torch.Tensor, bool, bool]] = []
+        self._entries: list[torch.Tensor] = []
+        self._values: list[torch.Tensor] = []
+
+    def add(self, tensor: torch.Tensor) -> None:
+        storage = tensor.data  # holds the storage, should the tensor be given another one
+        self._tensors.append((tensor, storage, tensor.is_leaf, tensor.requires_grad))
+        self._entries.append(distinct_entries(storage))
+        self._values.append(self._entries[-1].clone())
+
+    def values_of(self, tensor: torch.Tensor) -> torch.Tensor:
+        index = next(index for index, (other, *_) in enumerate(self._tensors) if other is tensor)
+        return self._values[index].expand(self._tensors[index][1].shape)
+
+    def restore(self) -> bool:
+        failure: Exception | None = None
+        try:
+            if self._entries:
+                torch._foreach_copy_(self._entries, self._values)
+        except Exception:  # noqa: BLE001 (one that cannot be written to does not keep the others from it)
+            for entries, values in zip(self._entries, self._values, strict=True):
+                try:
+                    entries.copy_(values)
+                except Exception as error:  # noqa: BLE001
+                    failure = failure or error
+        changed = sum(self._restore_attributes(*kept) for kept in self._tensors) > 0
+        if failure is not None:
+            raise failure
+        return changed
+
+    @staticmethod
+    def _restore_attributes(tensor: torch.Tensor, storage: torch.Tensor, leaf: bool, requires_grad: bool) -> bool:
+        changed = tensor.layout != torch.strided or _layout(tensor) != _layout(storage)
+        if changed:
+            tensor.data = storage
+        if leaf and tensor.requires_grad != requires_grad:
+            tensor.requires_grad_(requires_grad)
+            changed = True
+        if leaf and tensor.grad is not None:
+            tensor.grad = None
+        return changed
+
+
+def _sparse_restore(tensor: torch.Tensor) -> Restore:
+    storage = tensor.data
+    values = storage.clone()
     leaf = tensor.is_leaf
     requires_grad = tensor.requires_grad
 
     def restore() -> bool:
-        changed = False
-        entries.copy_(values)
-        if not strided or _layout(tensor) != _layout(storage):
-            tensor.data = storage
-            changed = strided
-        if leaf and tensor.requires_grad != requires_grad:
+        storage.copy_(values)
+        tensor.data = storage
+        changed = leaf and tensor.requires_grad != requires_grad
+        if changed:
             tensor.requires_grad_(requires_grad)
-            changed = True
         if leaf and tensor.grad is not None:
             tensor.grad = None
         return changed
@@ -232,16 +283,13 @@ def _mode_restore(module: nn.Module) -> Restore:
 
 
 def _dict_restore(value: dict[Any, Any]) -> Restore:
-    content = list(value.items())
+    keys, items = list(value), list(value.values())
 
     def restore() -> bool:
-        unchanged = len(value) == len(content) and all(
-            key is kept_key and item is kept_item
-            for (key, item), (kept_key, kept_item) in zip(value.items(), content, strict=True)
-        )
+        unchanged = len(value) == len(keys) and all(map(is_, value, keys)) and all(map(is_, value.values(), items))
         if not unchanged:
             value.clear()
-            value.update(content)
+            value.update(zip(keys, items, strict=True))
         return not unchanged
 
     return restore
@@ -251,17 +299,13 @@ def _sequence_restore(value: list[Any] | deque[Any]) -> Restore:
     content = list(value)
 
     def restore() -> bool:
-        unchanged = len(value) == len(content) and all(map(_is, value, content))
+        unchanged = len(value) == len(content) and all(map(is_, value, content))
         if not unchanged:
             value.clear()
             value.extend(content)
         return not unchanged
 
     return restore
-
-
-def _is(first: object, second: object) -> bool:
-    return first is second
 
 
 def _set_restore(value: set[Any]) -> Restore:

@@ -11,6 +11,8 @@ import stateful_cases
 import torch
 from engine_cases import Case, assert_equals_oracle, classes, cross_entropy, expected, mlp, probe
 
+from autolr.probing import shortcuts
+
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 CASES = {
     name: value
@@ -44,6 +46,42 @@ def test_both_engines_equal_the_oracle(name):
     assert np.ptp(oracle[1]) > 0.0
     assert_equals_oracle(probe(case, "step"), oracle)
     probed = probe(case, "auto")
+    assert probed.engine == "line", probed.engine_reason
+    assert_equals_oracle(probed, oracle)
+
+
+# these cannot be mapped over the rates, and why
+NOT_BATCHED = {
+    "transformer_layer": "in place of",  # torch maps its attention by a loop, with other masks of dropout
+    "spectral_norm": "Batching rule not implemented for aten::div.out",  # it writes into its buffers
+    "lstm": "Batching rule not implemented for aten::lstm",
+    "gru": "Batching rule not implemented for aten::gru",
+    "scripted": "the model or the loss is compiled",
+    "compiled": "the model or the loss is compiled",
+    "loss_made_of_derivatives": "the loss is made of derivatives",
+    "draws_from_numpy_after_large_steps_only": "vmap",  # a branch that depends on a value
+}
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+@pytest.mark.parametrize("name", CASES)
+def test_the_batched_engine_equals_the_oracle_or_steps_aside(name):
+    rates = np.geomspace(1e-4, 1.0, 10)
+    case = make(name)
+    oracle = expected(copies(name), case, rates, needs_graph=name == "loss_made_of_derivatives")
+    probed = probe(case, "batched", rates, num_rows=2)
+    assert probed.engine == ("line" if name in NOT_BATCHED else "batched"), probed.engine_reason
+    assert ("batched stepped aside: " in probed.engine_reason) is (name in NOT_BATCHED)
+    assert NOT_BATCHED.get(name, "") in probed.engine_reason
+    assert_equals_oracle(probed, oracle)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_shortcuts_equal_the_oracle(name, monkeypatch):
+    monkeypatch.setattr(shortcuts, "_WORTH", 1)  # taken by small models too
+    case = make(name)
+    oracle = expected(copies(name), case, needs_graph=name == "loss_made_of_derivatives")
+    probed = probe(case, "line", num_rows=2)
     assert probed.engine == "line", probed.engine_reason
     assert_equals_oracle(probed, oracle)
 

@@ -69,16 +69,30 @@ def test_both_engines_equal_the_oracle(name, warm):
     assert_equals_oracle(probed, oracle)
 
 
-@pytest.mark.parametrize("engine", ["step", "line"])
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize("name", LINEAR)
+def test_the_batched_engine_equals_the_oracle(name, warm):
+    rates = np.geomspace(1e-4, 1.0, 9)
+    case = make(name, warm=warm)
+    oracle = expected(oracles.copies_of(case.model, case.optimizer, case.compute_loss), case, rates)
+    probed = probe(case, "batched", rates)
+    assert probed.engine == "batched", probed.engine_reason
+    assert_equals_oracle(probed, oracle)
+
+
+@pytest.mark.parametrize("engine", ["step", "line", "batched"])
 @pytest.mark.parametrize("name", ["SGD momentum", "AdamW", "Muon"])
-def test_both_engines_equal_the_oracle_in_float32(name, engine):
+def test_every_engine_equals_the_oracle_in_float32(name, engine):
+    rates = np.geomspace(1e-4, 1.0, 9)
     case = make(name, warm=True, dtype=torch.float32)
-    probed = probe(case, engine)
+    probed = probe(case, engine, rates)
     assert probed.engine == engine
-    assert_equals_oracle(probed, oracle_of(case))
+    assert_equals_oracle(
+        probed, expected(oracles.copies_of(case.model, case.optimizer, case.compute_loss), case, rates)
+    )
 
 
-@pytest.mark.parametrize("engine", ["auto", "line"])
+@pytest.mark.parametrize("engine", ["auto", "line", "batched"])
 @pytest.mark.parametrize(
     ("name", "warm"),
     [(name, warm) for name in NOT_LINEAR for warm in (False, True) if warm or name not in FIRST_STEP_LINEAR],
@@ -92,7 +106,7 @@ def test_the_line_steps_aside_for_a_step_that_is_not_linear(name, warm, engine, 
     assert probed.engine_reason.startswith("the line engine stepped aside: ")
     (record,) = caplog.records
     assert record.message.startswith("The line engine steps aside for the reference engine: ")
-    assert record.levelno == (logging.WARNING if engine == "line" else logging.INFO)
+    assert record.levelno == (logging.INFO if engine == "auto" else logging.WARNING)
     assert_equals_oracle(probed, oracle)
 
 

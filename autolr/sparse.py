@@ -1,0 +1,201 @@
+"""Sparse tuning: most rows are probed at a few rates only, the curve between them is interpolated and checked."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from autolr._typing import BoolArray, EngineName, FloatArray, IntArray
+from autolr.cells import ProbedCells, ProbeRows
+from autolr.interpolation import NUM_FIRST_NODES, choose_nodes, doubtful, first_nodes, interpolate
+from autolr.interpolation_error import TOLERANCE, InterpolationError
+from autolr.probing.rows import ProbedRows
+
+# The first rows are probed at all rates, and of the others the last one and every so manieth before it.
+NUM_FIRST_ROWS, EVERY_ROW = 8, 20
+# A row is in doubt where two curves through its nodes differ by this share of what would, from one row alone, shift the
+# mean by all that is allowed. Seen to halve the largest errors, for a few nodes more.
+DOUBT = 0.1
+# With a larger share of the rates, too little is saved for what the probes in several passes cost.
+LARGEST_SHARE = 0.6
+# The pick and so many rates on either side are probed in every row: the differences between them are smaller than any
+# error allowed for a mean. Of the first rows' pick these are more, as it may move, and another pass costs a gradient.
+NEIGHBOURS, GUESSED_NEIGHBOURS = 1, 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SparseRows:
+    """How rows were probed.
+
+    Attributes:
+        nodes: At which rates every row was probed, shape ``(K,)``.
+        checked: The rows that were probed at all rates, counted from the first one.
+        error: What they say about the others; ``None`` where nothing is interpolated.
+        reason: Why nothing is interpolated; empty where something is.
+    """
+
+    nodes: BoolArray
+    checked: IntArray
+    error: InterpolationError | None
+    reason: str = ""
+
+    @classmethod
+    def exact(cls, num_rates: int, reason: str) -> "SparseRows":
+        """Return that all rows are probed at all rates, for a reason."""
+        return cls(np.ones(num_rates, dtype=np.bool_), np.empty(0, dtype=np.int64), None, reason)
+
+    def as_settings(self, cells: ProbedCells) -> dict[str, Any]:
+        """Return the JSON values that tell it."""
+        error = self.error
+        return {
+            "num_nodes": int(self.nodes.sum()),
+            "checked_subsamples": self.checked.tolist(),
+            "error": 0.0 if error is None else error.share,
+            "num_unresolved": 0 if error is None else int((~error.resolved.all(axis=1) & ~self.nodes).sum()),
+            "num_probes": cells.num_probes,
+            "num_probes_exact": cells.num_rows * self.nodes.size,
+            "reason": self.reason or "verified against exact probes",
+        }
+
+
+def probe_sparsely(
+    probe: ProbeRows,
+    learning_rates: FloatArray,
+    rows: range,
+    *,
+    num_horizons: int,
+    engine: EngineName,
+    epsilon: float,
+    tolerance: float = TOLERANCE,
+) -> tuple[ProbedRows, BoolArray, dict[str, Any]]:
+    """Probe rows at as few rates as their curves need, and interpolate the rest: see :func:`fill_sparsely`.
+
+    Args:
+        probe: What probes rows at some rates.
+        learning_rates: All rates, shape ``(K,)``.
+        rows: The numbers of the rows.
+        num_horizons: The number of losses of a probe, H.
+        engine: The engine asked for.
+        epsilon: The resolution of the loss, as a share of it.
+        tolerance: The error that is allowed, as a share of a standard error of the mean over these rows.
+
+    Returns:
+        The losses; which of them are interpolated, shape ``(M, K, H)``; and the settings that tell how it went, under
+        ``interpolation``.
+    """
+    cells = ProbedCells(probe, learning_rates, num_horizons=num_horizons, engine=engine, first=rows.start)
+    sparse = fill_sparsely(cells, rows, epsilon=epsilon, tolerance=tolerance)
+    told = {"interpolation": sparse.as_settings(cells)}
+    interpolated = np.isnan(cells.loss_post)
+    cells.loss_post = completed(cells, sparse.nodes)
+    return cells.joined(), interpolated, told
+
+
+def fill_sparsely(cells: ProbedCells, rows: range, *, epsilon: float, tolerance: float = TOLERANCE) -> SparseRows:
+    """Probe rows, some of them at all rates and the others at nodes through which their curves can be drawn.
+
+    The first rows, at all rates, choose the nodes (:func:`autolr.interpolation.choose_nodes`). Later on the last row,
+    and every twentieth before it, are probed at all rates too; which rows these are does not look at any value. Where
+    all of them together say that the error is too large, or a curve of any row is in doubt
+    (:func:`autolr.interpolation.doubtful`), all rows are probed at more rates: in the end at all of them. The rate with
+    the smallest mean and those beside it are among them too, which makes the pick an exact one. All rows are probed at
+    all rates from the start where the rates or the rows are few, the loss is not repeatable, or too many nodes are
+    needed.
+
+    The rows that are checked later are probed at all rates whatever the time. Where it ends before a row has all the
+    rates that it turned out to need, that row and those after it are left out.
+
+    Args:
+        cells: What is filled.
+        rows: The numbers of the rows.
+        epsilon: The resolution of the loss, as a share of it.
+        tolerance: The error that is allowed, as a share of a standard error of the mean over these rows.
+    """
+    every = np.arange(cells.learning_rates.size)
+    first, rest = rows[:NUM_FIRST_ROWS], rows[NUM_FIRST_ROWS:]
+    if cells.fill(first, every) < len(first) or not rest:
+        return SparseRows.exact(
+            every.size, "the data or the time ended early" if rest else "there are too few subsamples"
+        )
+    check = partial(_check, cells, num_rows=len(rows), epsilon=epsilon, tolerance=tolerance)
+    checked = np.arange(len(first))
+    nodes, error, reason = check(checked)
+    rest = rest[: cells.fill(rest, np.flatnonzero(nodes))]
+    later = rest[::-1][::EVERY_ROW][::-1]
+    if later and not nodes.all():
+        cells.fill(later, every, at_least=len(later))
+        checked = np.array([*first, *later], dtype=np.int64) - rows.start
+    while not nodes.all():
+        more, error, reason = check(checked, nodes)
+        if (more == nodes).all():
+            break
+        rest = rest[: cells.fill(rest, np.flatnonzero(more & ~nodes))]
+        cells.truncate(len(first) + len(rest))
+        nodes, checked = more, checked[checked < cells.num_rows]
+    if not np.isnan(cells.loss_post).any():
+        return SparseRows.exact(every.size, reason or "the data or the time ended early")
+    return SparseRows(nodes, checked, error)
+
+
+def completed(cells: ProbedCells, nodes: BoolArray) -> FloatArray:
+    """Return the losses after the step, those that were not probed interpolated, shape ``(M, K, H)``."""
+    if nodes.all():
+        return cells.loss_post
+    curves = cells.loss_pre[:, np.newaxis, np.newaxis] + interpolate(cells.learning_rates, cells.delta, nodes)
+    return np.where(np.isnan(cells.loss_post), curves, cells.loss_post)
+
+
+def _check(
+    cells: ProbedCells,
+    checked: IntArray,
+    nodes: BoolArray | None = None,
+    *,
+    num_rows: int,
+    epsilon: float,
+    tolerance: float,
+) -> tuple[BoolArray, InterpolationError | None, str]:
+    """Return the nodes that the checked rows ask for, or any doubt about another row, and the error; or all, and why.
+
+    Args:
+        cells: What was probed.
+        checked: The rows known at all rates.
+        nodes: At which the other rows are known; ``None``: there are none yet.
+        num_rows: See :func:`autolr.interpolation_error.error_of`.
+        epsilon: The resolution of the loss, as a share of it.
+        tolerance: See there.
+    """
+    rates, delta = cells.learning_rates, cells.delta
+    every = np.ones(rates.size, dtype=np.bool_)
+    if rates.size <= NUM_FIRST_NODES:
+        return every, None, f"there are no more than {NUM_FIRST_NODES} learning rates"
+    if not cells.repeatable:
+        return every, None, "the loss is not repeatable"
+    more, error = choose_nodes(
+        rates,
+        delta[checked],
+        first_nodes(rates.size) if nodes is None else nodes,
+        num_rows=max(num_rows, checked.size + 1),
+        resolution=epsilon * float(np.abs(cells.loss_pre).mean()),
+        tolerance=tolerance,
+    )
+    if nodes is None:
+        more = more | _around_the_pick(delta[checked], GUESSED_NEIGHBOURS)
+    elif (more == nodes).all():
+        curves = cells.differences(completed(cells, nodes))
+        more = (
+            nodes
+            | doubtful(rates, delta, nodes, DOUBT * num_rows * error.allowed)
+            | _around_the_pick(curves, NEIGHBOURS)
+        )
+    if more.sum() > LARGEST_SHARE * rates.size:
+        return every, None, f"{int(more.sum())} of {rates.size} learning rates would be needed"
+    return more, error, ""
+
+
+def _around_the_pick(delta: FloatArray, width: int) -> BoolArray:
+    """Return which rates are the one with the smallest mean of ``delta (M, K, H)`` at the last horizon, or near it."""
+    last = delta[:, :, -1]
+    with np.errstate(over="ignore"):
+        means = np.where(np.isfinite(last).all(axis=0), last.mean(axis=0), np.inf)
+    return np.asarray(np.abs(np.arange(means.size) - means.argmin()) <= width)
