@@ -197,10 +197,11 @@ class LossDifferentials:
         own = np.column_stack([self.loss_pre[:num_rows], self.loss_post[:num_rows].reshape(num_rows, -1)])
         theirs = np.column_stack([other.loss_pre[:num_rows], other.loss_post[:num_rows].reshape(num_rows, -1)])
 
-        def are_same(first: FloatArray, second: FloatArray) -> bool:
-            return np.allclose(first, second, rtol=1e-5, atol=1e-6 * abs(own[0, 0]), equal_nan=True)
-
-        return num_rows > 1 and not are_same(own[0], own[1]) and are_same(own, theirs)
+        if num_rows < 2 or np.array_equal(own[0], own[1], equal_nan=True):
+            return False
+        with np.errstate(invalid="ignore"):  # inf - inf
+            near = np.abs(own - theirs) <= 2e-6 * np.maximum(np.abs(own), np.abs(own[:, :1]))
+        return bool((near | (own == theirs) | (np.isnan(own) & np.isnan(theirs))).all())
 
     def extended(self, other: "LossDifferentials") -> "LossDifferentials":
         """Return a record with the rows of ``other`` below these.

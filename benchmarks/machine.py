@@ -51,9 +51,10 @@ def seconds(device: str) -> float:
     """Return the time now, after everything that was begun on the device has ended."""
     # NOTE: on the CPU the time on the processor, which other programs on the machine disturb less than time on the
     # clock; the two are the same for one thread that has its core to itself.
-    if device == "cpu":
+    if device == "cpu" and torch.get_num_threads() == 1:
         return time.process_time()
-    torch.cuda.synchronize()
+    if device != "cpu":
+        torch.cuda.synchronize()
     return time.perf_counter()
 
 

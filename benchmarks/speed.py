@@ -60,6 +60,7 @@ def parsed() -> argparse.Namespace:
     size.add_argument("--full", action="store_true", help="all networks, m, K and optimizers, with all engines")
     parser.add_argument("--sections", default=",".join(SECTIONS), help="with commas between (default: all)")
     parser.add_argument("--networks", default="", help="words in their names, with semicolons between (default: all)")
+    parser.add_argument("--threads", type=int, default=1, help="of torch, for the table (default: 1)")
     parser.add_argument("--check", action="store_true", help="exit status 1 if a target is missed")
     arguments = parser.parse_args()
     arguments.sections = arguments.sections.split(",")
@@ -70,7 +71,7 @@ def parsed() -> argparse.Namespace:
 
 def main() -> int:
     arguments = parsed()
-    torch.set_num_threads(1)
+    torch.set_num_threads(arguments.threads)
     # NOTE: TF32 would make other losses than the baseline's, in both
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     began = time.perf_counter()

@@ -45,11 +45,21 @@ class AffineCall:
         return self.function(self.x, weight, *self.rest, **self.options)
 
     def moving(self, points: Points) -> bool:
-        """Return whether both the weight and the bias, if any, lie on the line and move: then :meth:`ends` holds."""
+        """Return whether both the weight and the bias, if any, lie on the line and move: then :meth:`outputs` holds."""
         parts = [self.weight] if self.bias is None else [self.weight, self.bias]
         return all(points.get(id(part), (None, None))[1] is not None for part in parts)
 
-    def ends(self, points: Points) -> tuple[torch.Tensor, torch.Tensor]:
+    def is_like(self, other: "AffineCall") -> bool:
+        """Return whether another call is the same but for its input."""
+        return (
+            self.function is other.function
+            and self.weight is other.weight
+            and self.bias is other.bias
+            and self.rest == other.rest
+            and self.options == other.options
+        )
+
+    def outputs(self, points: Points) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the output at the start, and that of the step."""
         weight, weight_step = points[id(self.weight)]
         bias, bias_step = (None, None) if self.bias is None else points[id(self.bias)]

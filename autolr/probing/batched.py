@@ -1,6 +1,7 @@
 """Forwards at many rates at once: the loss, mapped over the rates."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,8 +19,8 @@ try:
 except ImportError:  # not part of torch's public interface: without them a linear layer is slower, not wrong
     is_batchedtensor = None  # type: ignore[assignment]
 
-# Larger models gain nothing from it.
-_MOST_BYTES = 256 << 20
+# Larger models gain nothing from it on a CPU, and should not pay for buffers of the size of a layer.
+_MOST_BYTES = {"cpu": 16 << 20}
 # The bytes of the largest activation of a chunk (as each chunk costs its calls, what fits the last cache of a CPU),
 # and of the weights of a product (what fits the second one). An accelerator is to be kept busy.
 _ACTIVATION_ROOM = {"cpu": 24 << 20}
@@ -44,11 +45,13 @@ class Batched:
     accelerator busy. The weights at these rates, :math:`\theta_0 - \mathrm{lr}\, d`, stand in for a parameter wherever
     a function of torch is handed one. A linear layer becomes batched products with the weights of some rates, which are
     made in a buffer that stays in the cache. A layer whose input does not depend on the rate is hoisted, as in
-    :class:`Shortcuts`. Batch normalization does not update its running statistics, on which no loss of a probe depends.
+    :class:`Shortcuts`. Batch normalization does not update its running statistics, on which its output in training does
+    not depend.
     A cross-entropy without weights is the mean of logarithms that are picked out, which torch maps faster than its own.
 
     What ``torch.vmap`` cannot do (branches that depend on values, ``.item()``, writing into buffers, recurrent layers)
-    raises an error of torch; the caller then goes another way. Random masks are the same at all rates.
+    raises an error of torch; the caller then goes another way. Random masks are the same at all rates. What a loss
+    function of the user's keeps of its tensors, in a list, is of no use after ``torch.vmap``.
 
     Args:
         direction: The line.
@@ -60,7 +63,7 @@ class Batched:
         self._sites = shortcuts.sites
         self._device, self._dtype = direction.origin[0].device, direction.origin[0].dtype
         self._most_rates = max(1, _ACTIVATION_ROOM.get(self._device.type, _ROOM_ELSEWHERE) // max(1, shortcuts.largest))
-        torch.empty(_LARGE_BLOCK, dtype=torch.uint8)
+        torch.empty(_LARGE_BLOCK, dtype=torch.uint8, device="cpu")
 
     def objection(self) -> str | None:
         """Return why this is not worth trying, or ``None``."""
@@ -68,7 +71,8 @@ class Batched:
         if len({(weight.device, weight.dtype) for weight in weights}) > 1:
             return "the parameters differ in device or dtype"
         size = sum(weight.numel() * weight.element_size() for weight in weights)
-        return f"the parameters take {size / 2**20:.0f} MiB" if size > _MOST_BYTES else None
+        most = _MOST_BYTES.get(self._device.type, _ROOM_ELSEWHERE)
+        return f"the parameters take {size / 2**20:.0f} MiB" if size > most else None
 
     def losses(self, losses_at: LossesAt, rates: Iterable[float]) -> FloatArray:
         """Return the losses at some rates.
@@ -87,7 +91,10 @@ class Batched:
             left = len(every) - done
             chunk = every[done : done + math.ceil(left / math.ceil(left / self._most_rates))]
             try:
-                losses.append(losses_at(chunk, lambda rate: _AtRate(self._direction, hoisted, rate)).double().cpu())
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", message="There is a performance drop")  # it is timed instead
+                    found = losses_at(chunk, lambda rate: _AtRate(self._direction, hoisted, rate))
+                losses.append(found.cpu().double())
             except RuntimeError as error:
                 if len(chunk) == 1 or not _is_short_of_memory(error):
                     raise
@@ -112,16 +119,16 @@ class _AtRate(TorchFunctionMode):
         if func in _PROPERTIES:
             return func(*args, **kwargs)
         if func in AFFINE and (call := affine_call(func, args, kwargs)) is not None:
-            ends = self._hoisted.ends(call)
-            if ends is not None:
-                return torch.addcmul(*ends, self._rate, value=-1)
+            outputs = self._hoisted.outputs(call)
+            if outputs is not None:
+                return torch.addcmul(*outputs, self._rate, value=-1)
             if func is F.linear and call.moving(self._points):
                 bias = (None, None) if call.bias is None else self._points[id(call.bias)]
                 output = _linear(self._moved(call.x), (*self._points[id(call.weight)], *bias), self._rate)
                 if output is not None:
                     return output
         if func is F.cross_entropy and _is_plain_cross_entropy(args, kwargs):
-            return F.log_softmax(args[0], dim=-1).gather(-1, args[1].unsqueeze(-1)).mean().neg()
+            return F.log_softmax(self._moved(args[0]), dim=-1).gather(-1, args[1].unsqueeze(-1)).mean().neg()
         if func is F.batch_norm and kwargs.get("training"):
             args = (args[0], None, None)
         return func(*map(self._moved, args), **{name: self._moved(value) for name, value in kwargs.items()})
@@ -131,7 +138,7 @@ class _AtRate(TorchFunctionMode):
         if type(value) in (list, tuple):
             return type(value)(map(self._moved, value))
         origin, step = self._points.get(id(value), (value, None))
-        return origin if step is None else torch.addcmul(origin, step, self._rate, value=-1)
+        return value if step is None else torch.addcmul(origin, step, self._rate, value=-1)
 
 
 def _is_plain_cross_entropy(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:

@@ -39,7 +39,7 @@ class Contest:
 
     def note(self, name: str, seconds: float) -> None:
         """Note what a row has taken."""
-        if len(self._seconds[name]) < _TURNS:
+        if len(self._seconds.get(name, [0.0] * _TURNS)) < _TURNS:
             self._seconds[name].append(seconds)
 
     def withdraw(self, name: str, other: str, reason: str) -> None:

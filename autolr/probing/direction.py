@@ -3,20 +3,23 @@
 import math
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 import torch
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from autolr._typing import Batch
 from autolr.probing.affine import Points
+from autolr.probing.gradients import RowGradients
 from autolr.probing.start import Start
 
 STEP_TOLERANCE = 1e-4
 # NOTE: of a step this many times the rounding error of the weights, a check sees a tenth (coarse) or STEP_TOLERANCE
 _COARSE, _FINE = 10.0, 10.0 / STEP_TOLERANCE
-# A tensor of more entries is compared by its sketch: 4 random signed sums of 256 entries each, a 64th of its memory.
-_EXACT, _SUMS, _SUMMED, _BLOCK = 8192, 4, 256, 4096
+# A tensor of more entries is compared by its sketch: 4 random sums of 1024 entries each, a 256th of its memory.
+_EXACT, _SUMS, _SUMMED, _BLOCK = 8192, 4, 1024, 256
 
+_TORCH = str(Path(torch.__file__).parent)
 _LINEAR = {torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam}
 _LINEAR |= {torch.optim.Adamax, torch.optim.Adadelta, torch.optim.Adagrad, torch.optim.RMSprop}
 
@@ -28,8 +31,8 @@ class Direction:
     (at a small one it would drown in the rounding of the weights), and checked by a second real step at a small rate.
 
     Memory: d lies in the storage of the gradient, :math:`\theta_0` in the snapshot of the start, and real steps are
-    compared by sketches, so that nothing of the size of the parameters is allocated but the gradients. (An optimizer or
-    a hook that writes into the gradients costs a copy of them; sparse gradients, dense ones.)
+    compared by sketches, so that nothing of the size of the parameters is allocated but the gradients. (Where these are
+    sparse, d is dense.)
 
     Args:
         start: The start of all probes.
@@ -38,20 +41,19 @@ class Direction:
         parameters: The parameters that the optimizer holds and that require gradients.
         origin: Their values at the start.
         steps: d, for each of them; ``None`` for one that does not move.
-        has_moved: Whether the parameters have been moved since d was measured.
+        is_whole: Whether these are all; a sparse parameter has no place here.
     """
 
     def __init__(self, start: Start) -> None:
         self._start = start
         held = {id(p): p for group in start.optimizer.param_groups for p in group["params"] if p.requires_grad}
-        self.parameters: list[torch.Tensor] = list(held.values())
+        self.parameters: list[torch.Tensor] = [p for p in held.values() if p.layout == torch.strided]
+        self.is_whole = len(self.parameters) == len(held)
         self.origin = [start.snapshot.values_of(parameter) for parameter in self.parameters]
         self.steps: list[torch.Tensor | None] = [None] * len(self.parameters)
         self._data = [parameter.data for parameter in self.parameters]
         self._lengths = _norms(self.origin)
         self._resolution = [torch.finfo(parameter.dtype).eps for parameter in self.parameters]
-        self._gradients_are_written = False
-        self.has_moved = False
 
     @property
     def epsilon(self) -> float:
@@ -75,83 +77,50 @@ class Direction:
         rounding = self.epsilon * math.hypot(*self._lengths) / length if length > 0.0 else math.inf
         return _COARSE * rounding, _FINE * rounding
 
-    def gradients(self, batch: Batch) -> Sequence[torch.Tensor | None]:
+    def gradients(self, batch: Batch) -> RowGradients:
         """Return the gradients on a batch, from the start; d is forgotten, so that there is room for them."""
         self.steps = [None] * len(self.parameters)
-        return self._start.gradients(batch)
+        return RowGradients(self._start, batch)
 
-    def step(
-        self, learning_rate: float, batch: Batch, gradients: Sequence[torch.Tensor | None], *, sketch: bool = True
-    ) -> list[torch.Tensor]:
-        """Take a real step from the start, stay there, and return the sketches of the way, tensor by tensor.
-
-        Args:
-            learning_rate: The rate.
-            batch: The batch.
-            gradients: The gradients on it, which are as they were afterwards.
-            sketch: Whether to return sketches.
-        """
-        start = self._start
-        start.set_gradients(gradients, copy=self._gradients_are_written)
-        versions = [0 if gradient is None else gradient._version for gradient in gradients]
-        start.step(learning_rate, batch)
-        if versions != [0 if gradient is None else gradient._version for gradient in gradients]:
-            return self._step_again(learning_rate, batch, gradients)
-        if not sketch:
-            return []
+    def step(self, learning_rate: float, gradients: RowGradients) -> list[torch.Tensor]:
+        """Take a real step from the start, stay there, and return the sketches of the way, tensor by tensor."""
+        gradients.step(learning_rate)
         return [_sketch(p.data, origin) for p, origin in zip(self.parameters, self.origin, strict=True)]
 
-    def _step_again(
-        self, learning_rate: float, batch: Batch, gradients: Sequence[torch.Tensor | None]
-    ) -> list[torch.Tensor]:
-        """Take a step again that has written into the gradients: from copies of them, now and always."""
-        self._gradients_are_written = True
-        self._start.restore()
-        for gradient, value in zip(gradients, self._start.gradients(batch), strict=True):
-            if gradient is not None and value is not None:
-                gradient.copy_(value)
-        self._start.restore()
-        return self.step(learning_rate, batch, gradients)
-
-    def take(
-        self, learning_rate: float, batch: Batch, gradients: Sequence[torch.Tensor | None], *, sketch: bool = True
-    ) -> list[torch.Tensor]:
-        """Measure d by a real step from the start, which uses the gradients up, and go back to the start.
-
-        Returns:
-            The sketches of the step, if asked for.
-        """
-        sketches = self.step(learning_rate, batch, gradients, sketch=sketch)
-        storage = dict(zip(map(id, self._start.objective.parameters), gradients, strict=True))
+    def take(self, learning_rate: float, gradients: RowGradients) -> None:
+        """Measure d by a real step from the start, which uses the gradients up, and go back to the start."""
+        gradients.step(learning_rate)
+        storage = dict(zip(map(id, self._start.objective.parameters), gradients.values, strict=True))
         for index, (parameter, origin) in enumerate(zip(self.parameters, self.origin, strict=True)):
             gradient = storage.get(id(parameter))
+            hooks = getattr(parameter, "_post_accumulate_grad_hooks", None)  # which may have kept it
             if gradient is None and torch.equal(parameter.data, origin):
                 self.steps[index] = None
             else:
-                place = gradient if gradient is not None and _like(gradient, origin) else torch.empty_like(origin)
+                is_free = gradient is not None and not hooks and _like(gradient, origin)
+                place = gradient if is_free else torch.empty_like(origin)
                 self.steps[index] = torch.sub(origin, parameter.data, out=place).div_(learning_rate)
         self._start.restore()
-        self.has_moved = False
-        return sketches
 
-    def off_line(
-        self, learning_rate: float, real: list[torch.Tensor], highest: float, line: list[torch.Tensor]
-    ) -> str | None:
-        r"""Return by how much a real step is off the line of another, or ``None`` where it is on it.
+    def sketches(self) -> list[torch.Tensor]:
+        """Return the sketches of the way to rate 1 on the line, tensor by tensor."""
+        ways = zip(self.steps, self.origin, strict=True)
+        return [_sketch(torch.zeros_like(origin) if step is None else step).neg() for step, origin in ways]
 
-        Tensor by tensor: :math:`\|\delta(\mathrm{lr}) - \delta(\mathrm{lr}_K)\, \mathrm{lr} / \mathrm{lr}_K\| \le
-        10^{-4} \|\delta(\mathrm{lr})\| + \epsilon \|\theta_0\|`, where :math:`\delta` is the way from the start. Norms
-        of tensors of more than 8192 entries are estimated from their sketches, as the length of a vector is from its
-        random projections (Johnson & Lindenstrauss 1984): a sum over 256 entries with random signs has the expected
-        square of their norm.
+    def off_line(self, learning_rate: float, real: list[torch.Tensor], line: list[torch.Tensor]) -> str | None:
+        r"""Return by how much a real step is off a line, or ``None`` where it is on it.
+
+        Tensor by tensor: :math:`\|\delta(\mathrm{lr}) + \mathrm{lr}\, d\| \le 10^{-4} \|\delta(\mathrm{lr})\| +
+        \epsilon \|\theta_0\|`, where :math:`\delta` is the way from the start. Norms of tensors of more than 8192
+        entries are estimated from their sketches, as the length of a vector is from its random projections (Johnson &
+        Lindenstrauss 1984): the square of a sum with normal weights has that of the norm as its mean.
 
         Args:
             learning_rate: The rate of the real step.
             real: Its sketches.
-            highest: The rate of the step that gave the line.
-            line: The sketches of that step.
+            line: Those of the way to rate 1.
         """
-        beside = torch._foreach_sub(real, torch._foreach_mul(line, learning_rate / highest))
+        beside = torch._foreach_sub(real, torch._foreach_mul(line, learning_rate))
         allowances = zip(_norms(beside), _norms(real), self._resolution, self._lengths, strict=True)
         for distance, length, epsilon, origin in allowances:
             allowed = STEP_TOLERANCE * length + epsilon * origin
@@ -161,7 +130,6 @@ class Direction:
 
     def move(self, learning_rate: float, still: frozenset[int] = frozenset()) -> None:
         """Move the parameters to the point of the line at a rate, but for those whose ``id`` is in ``still``."""
-        self.has_moved = True
         for parameter, data, origin, step in zip(self.parameters, self._data, self.origin, self.steps, strict=True):
             if step is not None and id(parameter) not in still:
                 torch.add(origin, step, alpha=-learning_rate, out=data)
@@ -173,16 +141,23 @@ def is_linear(optimizer: torch.optim.Optimizer) -> bool:
     So are these optimizers of torch, each as torch has it: without hooks around its step and not patched, but by a
     scheduler, which counts the steps.
     """
-    kind = type(optimizer)
-    step = vars(optimizer).get("step", kind.step)
-    counted = getattr(step, "_wrapped_by_lr_sched", False) and getattr(step, "__wrapped__", None) is kind.step
     hooks = [
         *optimizer._optimizer_step_pre_hooks.values(),
         *optimizer._optimizer_step_post_hooks.values(),
         *_global_optimizer_pre_hooks.values(),
         *_global_optimizer_post_hooks.values(),
     ]
-    return kind in _LINEAR and (step is kind.step or counted) and not hooks
+    return type(optimizer) in _LINEAR and _is_torchs(optimizer.step) and not hooks
+
+
+def _is_torchs(function: object) -> bool:
+    """Return whether a function and all that it wraps are written in torch."""
+    while function is not None:
+        code = getattr(function, "__code__", None)
+        if code is None or not code.co_filename.startswith(_TORCH):
+            return False
+        function = getattr(function, "__wrapped__", None)
+    return True
 
 
 def length_of(sketches: list[torch.Tensor]) -> float:
@@ -190,37 +165,46 @@ def length_of(sketches: list[torch.Tensor]) -> float:
     return math.hypot(*_norms(sketches))
 
 
-def _sketch(position: torch.Tensor, origin: torch.Tensor) -> torch.Tensor:
-    """Return the way from ``origin`` to ``position`` or, where it has many entries, random sums of them."""
-    count = origin.numel()
+def _sketch(position: torch.Tensor, origin: torch.Tensor | None = None) -> torch.Tensor:
+    """Return the way from ``origin`` (or 0) to ``position`` or, where it has many entries, random sums of them."""
+    count = position.numel()
     if count <= _EXACT:
-        return (position - origin).flatten()
-    position, origin = position.reshape(-1), origin.reshape(-1)  # views, but of tensors in another memory format
-    signs = _signs(origin.device, origin.dtype)
+        return (position if origin is None else position - origin).flatten()
+    # views, but of tensors in another memory format
+    tensors = [tensor.reshape(-1) for tensor in (position, origin) if tensor is not None]
     width = count // _SUMMED
-    here, there = (tensor[: width * _SUMMED].view(_SUMMED, width) for tensor in (position, origin))
-    sums = [
-        (signs @ (here[:, begin : begin + _BLOCK] - there[:, begin : begin + _BLOCK])).flatten()
-        for begin in range(0, width, _BLOCK)
-    ]
-    return torch.cat([*sums, position[width * _SUMMED :] - origin[width * _SUMMED :]])
+    weights = _weights(position.device, position.dtype)
+    wide = [tensor[: width * _SUMMED].view(_SUMMED, width) for tensor in tensors]
+    ends = [tensor[width * _SUMMED :] for tensor in tensors]
+    blocks = [[tensor[:, begin : begin + _BLOCK] for tensor in wide] for begin in range(0, width, _BLOCK)]
+    return torch.cat([*((weights @ _minus(*block)).flatten() for block in blocks), _minus(*ends)])
+
+
+def _minus(first: torch.Tensor, second: torch.Tensor | None = None) -> torch.Tensor:
+    return first if second is None else first - second
 
 
 @cache
-def _signs(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """Return random signs over the square root of the number of sums, the same ones always."""
-    signs = torch.randint(2, (_SUMS, _SUMMED), generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1)
-    return signs.to(device, dtype).div_(math.sqrt(_SUMS))
+def _weights(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Return normal weights over the square root of the number of sums, the same ones always."""
+    weights = torch.randn(_SUMS, _SUMMED, generator=torch.Generator().manual_seed(0), device="cpu", dtype=torch.float64)
+    return weights.div_(math.sqrt(_SUMS)).to(dtype).to(device)
 
 
 def _norms(tensors: Sequence[torch.Tensor]) -> list[float]:
     """Return the Euclidean norm of each tensor, summed in at least float32."""
     half = [tensor.dtype in (torch.float16, torch.bfloat16) for tensor in tensors]
     wide = [tensor.float() if is_half else tensor for tensor, is_half in zip(tensors, half, strict=True)]
-    norms = torch._foreach_norm(wide)
+    norms = torch._foreach_norm(wide) if wide else ()
     if len({(norm.device, norm.dtype) for norm in norms}) == 1:
         return [float(norm) for norm in torch.stack(list(norms)).tolist()]  # one transfer from an accelerator
     return [float(norm) for norm in norms]
+
+
+def _is_unshared(gradient: torch.Tensor) -> bool:
+    """Return whether nothing else lies in the storage of a gradient; where that cannot be known, it may."""
+    count = getattr(torch._C, "_storage_Use_Count", None)
+    return count is not None and count(gradient.untyped_storage()._cdata) <= 2  # the tensor and the storage at hand
 
 
 def _like(gradient: torch.Tensor, origin: torch.Tensor) -> bool:
@@ -231,4 +215,5 @@ def _like(gradient: torch.Tensor, origin: torch.Tensor) -> bool:
         and gradient.device == origin.device
         and gradient.shape == origin.shape
         and all(stride > 0 or size <= 1 for stride, size in zip(gradient.stride(), gradient.shape, strict=True))
+        and _is_unshared(gradient)
     )

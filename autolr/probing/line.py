@@ -1,7 +1,6 @@
 """The line probe: one real step gives the direction, then forwards only; with the gate that it must pass."""
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -10,6 +9,7 @@ from autolr._typing import Batch, EngineName, FloatArray
 from autolr.probing.contest import Contest
 from autolr.probing.direction import Direction, is_linear, length_of
 from autolr.probing.forwards import LOSS_TOLERANCE, Forwards, deviation
+from autolr.probing.gradients import RowGradients
 from autolr.probing.start import Start, needs_closure
 from autolr.probing.step import probe_by_steps
 
@@ -39,6 +39,8 @@ class LineProbe:
         self._check_rate = float(learning_rates[-1])
         self._forwards = Forwards(start, self._direction, engine)
         self._has_learned = False
+        line = {id(parameter) for parameter in self._direction.parameters}
+        self._frozen = [weight for weight in start.objective.weights if id(weight) not in line]
         self._rates_and_zero = np.concatenate([[0.0], learning_rates])
         self.checks_every_row = not is_linear(start.optimizer)
 
@@ -60,11 +62,15 @@ class LineProbe:
         start = self._start
         gradients = self._direction.gradients(batch)
         start.randomness.leave_numpy_if_unused()
-        if not self._take(batch, gradients):
+        if not self._take(gradients):
             return self._by_steps(batch, evaluation_batch)
+        frozen = [weight._version for weight in self._frozen]
         loss_pre, *loss_post = self._forwards.losses(self._rates_and_zero, evaluation_batch)
-        if self._direction.has_moved:
-            start.restore()
+        if start.restore():  # a forward has changed what none has changed on the batches that were checked
+            start.objective.expect_changes()
+            return self._by_steps(batch, evaluation_batch)
+        if frozen != [weight._version for weight in self._frozen]:
+            return self._by_steps(batch, evaluation_batch)
         if not (start.randomness.rewinds_numpy or start.randomness.numpy_is_unused()):
             return self._by_steps(batch, evaluation_batch)
         return float(loss_pre), np.where(np.isfinite(loss_post), loss_post, np.inf)
@@ -83,6 +89,8 @@ class LineProbe:
         start, direction = self._start, self._direction
         if needs_closure(start.optimizer):
             return f"{type(start.optimizer).__name__} computes losses within its step"
+        if not direction.is_whole:
+            return "a parameter is sparse"
         if direction.epsilon > LOSS_TOLERANCE:
             coarsest = max((p.dtype for p in direction.parameters), key=lambda dtype: torch.finfo(dtype).eps)
             return f"{coarsest} is too coarse to verify it"
@@ -98,9 +106,9 @@ class LineProbe:
         lowest, highest = float(self._learning_rates[0]), float(self._learning_rates[-1])
         start.restore()
         gradients = direction.gradients(batch)
-        line = direction.step(highest, batch, gradients)
+        line = [sketch / highest for sketch in direction.step(highest, gradients)]
         start.restore()
-        length = length_of(line) / highest
+        length = length_of(line)
         if not (math.isfinite(length) and length > 0.0):
             return f"the step at {highest:g} is {'zero' if length == 0.0 else 'not finite'}"
         coarse, fine = direction.resolvable(length)
@@ -110,12 +118,12 @@ class LineProbe:
         rates = sorted({low, fine, math.sqrt(low * high), high})
         real = []
         for rate in rates:
-            objection = direction.off_line(rate, direction.step(rate, batch, gradients), highest, line)
+            objection = direction.off_line(rate, direction.step(rate, gradients), line)
             if objection is not None:
                 return objection
             real.append(start.loss(evaluation_batch))
             start.restore()
-        direction.take(highest, batch, gradients)
+        direction.take(highest, gradients)
         on_line = self._forwards.whole(rates, evaluation_batch)
         objection = deviation(rates, on_line, np.array(real), start.objective.epsilon)
         if objection is not None:
@@ -126,21 +134,22 @@ class LineProbe:
         self._forwards.learn(self._learning_rates, rates, on_line, evaluation_batch)
         return None
 
-    def _take(self, batch: Batch, gradients: Sequence[torch.Tensor | None]) -> bool:
+    def _take(self, gradients: RowGradients) -> bool:
         """Measure the direction of a row, and return whether a second real step lies on its line.
 
         The second step is at the smallest rate that can be resolved: a step that is bent at the highest rate only, by a
         limit on its length or on the weights, is seen as well, as the line is then the wrong one at small rates. It is
         spared where the optimizer's own formula has no such limit. A step that overflowed has no line.
         """
-        direction, highest = self._direction, float(self._learning_rates[-1])
-        if not self.checks_every_row:
-            direction.take(highest, batch, gradients, sketch=False)
-            return direction.is_finite()
-        real = direction.step(self._check_rate, batch, gradients)
-        self._start.restore()
-        line = direction.take(highest, batch, gradients)
-        return direction.is_finite() and direction.off_line(self._check_rate, real, highest, line) is None
+        direction = self._direction
+        real = []
+        if self.checks_every_row:
+            real = direction.step(self._check_rate, gradients)
+            self._start.restore()
+        direction.take(float(self._learning_rates[-1]), gradients)
+        if not direction.is_finite():
+            return False
+        return not real or direction.off_line(self._check_rate, real, direction.sketches()) is None
 
     def _by_steps(self, batch: Batch, evaluation_batch: Batch) -> tuple[float, FloatArray]:
         self._start.randomness.rewind_numpy_too()

@@ -132,12 +132,17 @@ class Objective:
         self.num_forwards += len(rates)
         try:
             with torch.no_grad():
-                return torch.vmap(loss, randomness="same")(rates)
-        except BaseException:
-            self._around.restore()
-            raise
+                losses = torch.vmap(loss, randomness="same")(rates)
         finally:
-            self._put_back()
+            has_changed = self._around.restore()  # a tensor of torch.vmap that is kept is of no use after it
+        if has_changed and not self._changes_attributes:
+            self._changes_attributes = True
+            raise RuntimeError("A forward has changed what none has changed before.")
+        return losses
+
+    def expect_changes(self) -> None:
+        """Put back more than buffers after each forward from now on, as one has changed more."""
+        self._changes_attributes = True
 
     def _put_back(self) -> None:
         """Put the modules back after a forward, but for the weights."""

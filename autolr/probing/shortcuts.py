@@ -38,7 +38,8 @@ class Shortcuts:
     Attributes:
         sites: The affine calls of a forward that are hoisted, by their number.
         still: The ids of the parameters that are used in these only.
-        largest: The bytes of the largest tensor of a forward.
+        largest: The most bytes that a call of a forward makes at one rate: its outputs, and weights if these have to be
+            stacked for it.
     """
 
     def __init__(self, direction: Direction) -> None:
@@ -60,6 +61,8 @@ class Shortcuts:
             self._direction.move(float(rate))
             forward(watch)
             before = watch
+        if watch.failure:
+            return False
         self.sites = frozenset(watch.same)
         self.still = frozenset(watch.hoisted() - watch.elsewhere)
         self.largest = watch.largest
@@ -92,27 +95,28 @@ class Hoisted:
         self._points = direction.points()
         self._sites = sites
         self._count = 0
-        self._kept: dict[int, tuple[torch.Tensor, int, torch.Tensor, torch.Tensor]] = {}
+        self._kept: dict[int, tuple[AffineCall, int, torch.Tensor, torch.Tensor]] = {}
 
     def begin(self) -> None:
         """Begin a forward."""
         self._count = 0
 
-    def ends(self, call: AffineCall) -> tuple[torch.Tensor, torch.Tensor] | None:
+    def outputs(self, call: AffineCall) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Return the outputs of the start and of the step, computed once, or ``None`` where the call is no such one.
 
         Raises:
-            ChangedError: If the input is not the same as before.
+            ChangedError: If the input, the weights or the options are not the same as before.
         """
         number = self._count
         self._count += 1
         if number not in self._sites or not call.moving(self._points):
             return None
         if number not in self._kept:
-            self._kept[number] = call.x, call.x._version, *call.ends(self._points)
-        x, version, start, step = self._kept[number]
-        if x._version != version or torch.is_grad_enabled() or not _same(x, call.x):
-            raise ChangedError("the input of a layer depends on the rate after all")
+            self._kept[number] = call, call.x._version, *call.outputs(self._points)
+        kept, version, start, step = self._kept[number]
+        same = kept.is_like(call) and kept.x._version == version and _same(kept.x, call.x)
+        if not same or torch.is_grad_enabled():
+            raise ChangedError("a layer or its input depends on the rate after all")
         return start, step
 
 
@@ -133,9 +137,9 @@ class _Forward(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in AFFINE and (call := affine_call(func, args, kwargs)) is not None:
-            ends = self._hoisted.ends(call)
-            if ends is not None:
-                return torch.add(ends[0], ends[1], alpha=-self._rate)
+            outputs = self._hoisted.outputs(call)
+            if outputs is not None:
+                return torch.add(outputs[0], outputs[1], alpha=-self._rate)
         if self._still and mentioned(self._still, args, kwargs):
             raise ChangedError("a weight is used in another place")
         return pool(*args, **kwargs) if func is F.max_pool2d else func(*args, **kwargs)
@@ -152,6 +156,7 @@ class _Watch(TorchFunctionMode):
         self.same: set[int] = set()
         self.elsewhere: set[int] = set()
         self.saved = self.largest = 0
+        self.failure = ""
 
     def hoisted(self) -> set[int]:
         """Return the weights of the calls with the same input."""
@@ -161,28 +166,36 @@ class _Watch(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
-        if isinstance(output, torch.Tensor):
-            self.largest = max(self.largest, output.numel() * output.element_size())
-        if func is F.max_pool2d and _is_pooled_faster(args[0]):
-            self.saved += _POOLING * args[0].numel()
+        try:
+            self._note(func, args, kwargs, output)
+        except Exception as error:  # noqa: BLE001 (tensors of another kind may refuse anything)
+            self.failure = str(error)
+        return output
+
+    def _note(self, func: Any, args: Any, kwargs: Any, output: Any) -> None:
         call = affine_call(func, args, kwargs)
         number = len(self._calls)
         if call is not None:
             self._calls.append((call, 0 if call.x.is_inference() else call.x._version))
         if call is not None and self._is_same(number, call, output):
             self.same.add(number)
-            self.saved += output.numel() * call.weight[0].numel()
+            self.saved += output.numel() * (call.weight.numel() // max(1, len(call.weight)))
         else:
-            self.elsewhere |= mentioned(frozenset(self._points), args, kwargs)
-        return output
+            ids = mentioned(frozenset(self._points), args, kwargs)
+            self.elsewhere |= ids
+            stacked = () if func is F.linear else (self._points[key][0] for key in ids)
+            outputs = output if isinstance(output, (tuple, list)) else (output,)
+            sizes = [tensor.nbytes for tensor in (*outputs, *stacked) if _is_plain(tensor)]
+            self.largest = max(self.largest, sum(sizes))
+            if func is F.max_pool2d and _is_pooled_faster(args[0]):
+                self.saved += _POOLING * args[0].numel()
 
     def _is_same(self, number: int, call: AffineCall, output: torch.Tensor) -> bool:
         if self._before is None or number >= len(self._before._calls) or torch.is_grad_enabled():
             return False
         earlier, version = self._before._calls[number]
         return (
-            earlier.weight is call.weight
-            and earlier.bias is call.bias
+            earlier.is_like(call)
             and call.moving(self._points)
             and output.dtype == call.weight.dtype  # not so within autocast, which rounds the outputs
             and not (call.x.is_inference() or earlier.x.is_inference())
@@ -203,4 +216,13 @@ def _is_pooled_faster(x: torch.Tensor) -> bool:
 
 
 def _same(first: torch.Tensor, second: torch.Tensor) -> bool:
-    return first is second or (first.dtype == second.dtype and torch.equal(first, second))
+    if first is second:
+        return True
+    try:
+        return _is_plain(first) and _is_plain(second) and first.dtype == second.dtype and torch.equal(first, second)
+    except (RuntimeError, NotImplementedError):  # a wrapper of torch.func, say, which tells no values
+        return False
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_nested

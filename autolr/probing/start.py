@@ -39,9 +39,9 @@ class Start:
         """Return what a step changes: the modules and the optimizer."""
         return [*self.objective.modules(), self.optimizer]
 
-    def restore(self) -> None:
-        """Go back to the start, without gradients."""
-        self.snapshot.restore()
+    def restore(self) -> bool:
+        """Go back to the start, without gradients; return whether more than values of tensors had changed."""
+        return self.snapshot.restore()
 
     def loss(self, batch: Batch, within: AbstractContextManager[object] = _PLAIN) -> float:
         """Return the loss on ``batch`` at the weights as they are, from the row's random state."""
@@ -64,7 +64,7 @@ class Start:
         self.objective.gradient(batch)
         return [parameter.grad for parameter in self.objective.parameters]
 
-    def set_gradients(self, gradients: Sequence[torch.Tensor | None], *, copy: bool = True) -> None:
+    def set_gradients(self, gradients: Sequence[torch.Tensor | None], *, copy: bool) -> None:
         """Put copies of ``gradients``, or these themselves, into ``.grad`` of the objective's parameters."""
         for parameter, gradient in zip(self.objective.parameters, gradients, strict=True):
             parameter.grad = gradient.clone() if copy and gradient is not None else gradient

@@ -195,17 +195,19 @@ class _Dense:
 
     def __init__(self) -> None:
         self._tensors: list[tuple[torch.Tensor, torch.Tensor, bool, bool]] = []
+        self._index: dict[int, int] = {}
         self._entries: list[torch.Tensor] = []
         self._values: list[torch.Tensor] = []
 
     def add(self, tensor: torch.Tensor) -> None:
         storage = tensor.data  # holds the storage, should the tensor be given another one
+        self._index[id(tensor)] = len(self._tensors)
         self._tensors.append((tensor, storage, tensor.is_leaf, tensor.requires_grad))
         self._entries.append(distinct_entries(storage))
         self._values.append(self._entries[-1].clone())
 
     def values_of(self, tensor: torch.Tensor) -> torch.Tensor:
-        index = next(index for index, (other, *_) in enumerate(self._tensors) if other is tensor)
+        index = self._index[id(tensor)]
         return self._values[index].expand(self._tensors[index][1].shape)
 
     def restore(self) -> bool:

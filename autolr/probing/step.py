@@ -3,6 +3,7 @@
 import numpy as np
 
 from autolr._typing import Batch, FloatArray
+from autolr.probing.gradients import RowGradients
 from autolr.probing.start import Start
 
 
@@ -28,12 +29,11 @@ def probe_by_steps(
     start.restore()
     loss_pre = start.loss(evaluation_batch)
     start.restore()
-    gradients = start.gradients(batch)
+    gradients = RowGradients(start, batch)
     loss_post = np.empty(len(learning_rates))
     for k, learning_rate in enumerate(learning_rates):
         start.restore()
-        start.set_gradients(gradients)
-        start.step(float(learning_rate), batch)
+        gradients.step(float(learning_rate))
         loss_post[k] = start.loss(evaluation_batch)
     start.restore()
     loss_post[~np.isfinite(loss_post)] = np.inf

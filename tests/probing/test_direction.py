@@ -37,9 +37,9 @@ def _rig(model, optimizer):
 def test_the_direction_of_sgd_is_the_gradient_and_lies_in_its_storage(rig):
     start, direction, batch = rig
     gradients = direction.gradients(batch)
-    expected = [gradient.clone() for gradient in gradients]
-    direction.take(2.0, batch, gradients)
-    for step, gradient, value in zip(direction.steps, gradients, expected, strict=True):
+    expected = [gradient.clone() for gradient in gradients.values]
+    direction.take(2.0, gradients)
+    for step, gradient, value in zip(direction.steps, gradients.values, expected, strict=True):
         assert step.data_ptr() == gradient.data_ptr()
         torch.testing.assert_close(step, value, rtol=1e-4, atol=1e-7)
     direction.move(0.5)
@@ -59,26 +59,29 @@ def test_gradients_into_which_the_optimizer_writes_are_copied():
 
     for start, direction, batch in _rig(model, Clipping(model.parameters(), lr=0.1)):
         gradients = direction.gradients(batch)
-        before = [gradient.clone() for gradient in gradients]
+        before = [gradient.clone() for gradient in gradients.values]
         for _ in range(2):
-            assert length_of(direction.step(1.0, batch, gradients)) == pytest.approx(1e-3, rel=1e-3)
+            assert length_of(direction.step(1.0, gradients)) == pytest.approx(1e-3, rel=1e-3)
             start.restore()
-            assert all(map(torch.equal, gradients, before))
+            assert all(map(torch.equal, gradients.values, before))
 
 
 def test_a_sketch_tells_the_length_of_a_change_and_whether_two_are_proportional():
     torch.manual_seed(0)
-    origin, change = torch.randn(300, 400), torch.randn(300, 400)
+    origin, change = torch.randn(600, 1000), torch.randn(600, 1000)
     sketch = module._sketch(origin + change, origin)
-    assert sketch.numel() < origin.numel() / 50
-    assert float(sketch.norm()) == pytest.approx(float(change.norm()), rel=0.05)
+    assert sketch.numel() < origin.numel() / 150
+    assert float(sketch.norm()) == pytest.approx(float(change.norm()), rel=0.1)
     half = module._sketch(origin + change / 2.0, origin)
     assert float((half - sketch / 2.0).norm()) < 1e-5 * float(sketch.norm())
-    for place in [(0, 0), (150, 7), (299, 399)]:  # one entry of 120,000 that goes another way
+    for place in [(0, 0), (150, 7), (599, 999)]:  # one entry of 600,000 that goes another way
         other = change.clone()
         other[place] += 0.1 * float(change.norm())
         apart = module._sketch(origin + other, origin) - sketch
-        assert float(apart.norm()) == pytest.approx(0.1 * float(change.norm()), rel=1e-3)
+        assert 0.2 < float(apart.norm()) / (0.1 * float(change.norm())) < 3.0
+    twin = torch.zeros(600, 1000)
+    twin[:2] = torch.randn(1000)  # two rows that are equal, as those of tied weights
+    assert float(module._sketch(origin + twin, origin).norm()) == pytest.approx(float(twin.norm()), rel=0.3)
 
 
 def test_a_sketch_of_few_entries_is_exact_and_of_any_memory_format_the_same():
@@ -93,12 +96,13 @@ def test_a_sketch_of_few_entries_is_exact_and_of_any_memory_format_the_same():
 def test_a_step_off_the_line_in_one_large_tensor_is_found(rig):
     start, direction, batch = rig
     gradients = direction.gradients(batch)
-    real = direction.step(0.1, batch, gradients)
+    real = direction.step(0.1, gradients)
     start.restore()
-    line = direction.take(1.0, batch, gradients)
-    assert direction.off_line(0.1, real, 1.0, line) is None
-    assert "off the line" in direction.off_line(0.1, [real[0] * 1.01, *real[1:]], 1.0, line)
-    assert "off the line" in direction.off_line(0.1, [real[0] * math.nan, *real[1:]], 1.0, line)
+    direction.take(1.0, gradients)
+    line = direction.sketches()
+    assert direction.off_line(0.1, real, line) is None
+    assert "off the line" in direction.off_line(0.1, [real[0] * 1.01, *real[1:]], line)
+    assert "off the line" in direction.off_line(0.1, [real[0] * math.nan, *real[1:]], line)
 
 
 def test_which_optimizers_are_linear_by_their_formula():
