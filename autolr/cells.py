@@ -63,6 +63,8 @@ class ProbedCells:
             columns: Increasing.
             at_least: How many are probed whatever the time; by default two in the first call and none later.
         """
+        if not rows:
+            return 0
         settled = bool(self._parts) and self._parts[-1].engine == "step"
         least = (0 if self._parts else 2) if at_least is None else at_least
         part = self._probe(self.learning_rates[columns], rows, "step" if settled else self._engine, least)

@@ -122,6 +122,8 @@ def fill_sparsely(cells: ProbedCells, rows: range, *, epsilon: float, tolerance:
     checked = np.arange(len(first))
     nodes, error, reason = check(checked)
     rest = rest[: cells.fill(rest, np.flatnonzero(nodes))]
+    if not rest:
+        return SparseRows.exact(every.size, "the data or the time ended early")
     later = rest[::-1][::EVERY_ROW][::-1]
     if later and not nodes.all():
         cells.fill(later, every, at_least=len(later))

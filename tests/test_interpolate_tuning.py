@@ -176,6 +176,20 @@ def test_every_kind_of_data_can_be_interpolated(kind):
         assert result.get_best_lr() == exact.get_best_lr()
 
 
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize("kind", ["batches", "partition"])
+def test_data_that_ends_after_the_first_rows_is_probed_at_all_rates(kind, adaptive):
+    X, Y = torch.tensor(DIGITS[0] / 16.0, dtype=torch.float32)[:320], torch.tensor(DIGITS[1])[:320]
+    if kind == "batches":
+        result = tuned(data=([(X[i : i + 20], Y[i : i + 20]) for i in range(0, 320, 20)],), adaptive=adaptive).result
+    else:
+        result = tuned(data=(X, Y), sampling="partition", batch_size=20, adaptive=adaptive).result
+    assert result.differentials.num_subsamples == 8
+    assert not result.differentials.interpolated.any()
+    assert not np.isnan(result.differentials.loss_post).any()
+    assert result.settings["interpolation"]["reason"] == "the data or the time ended early"
+
+
 def test_rows_that_are_added_keep_all_within_the_tolerance():
     tuner = tuned()
     before = tuner.result
@@ -352,6 +366,8 @@ def test_a_loss_that_is_not_repeatable_is_not_interpolated():
 
 def test_only_the_gaps_are_filled():
     cells, calls = cells_of(table(30))
+    assert cells.fill(range(4, 4), np.arange(100)) == 0
+    assert not calls
     assert cells.fill(range(4), np.arange(100)) == 4
     assert cells.fill(range(4, 10), np.arange(0, 100, 3)) == 6
     assert cells.fill_gaps(range(12), np.arange(10)) == 12
