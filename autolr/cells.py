@@ -79,11 +79,15 @@ class ProbedCells:
         return done.size
 
     def fill_gaps(self, rows: range, columns: IntArray) -> int:
-        """Probe what is missing of rows at some columns, and return how many of the rows, from the first, are whole."""
+        """Probe what is missing of rows at some columns, and return how many of the rows, from the first, are whole.
+
+        The rows that exist are probed whatever the time: it ends rows, and not the rates of a row.
+        """
         known = self._known(rows, columns)
         gaps = np.flatnonzero(~known.all(axis=1))
         if gaps.size:
-            self.fill(rows[int(gaps[0]) : int(gaps[-1]) + 1], columns[~known.all(axis=0)])
+            missing = rows[int(gaps[0]) : int(gaps[-1]) + 1]
+            self.fill(missing, columns[~known.all(axis=0)], at_least=len(missing))
         if len(known) < len(rows):
             self.fill(rows[len(known) :], columns)
         return int(np.logical_and.accumulate(self._known(rows, columns).all(axis=1)).sum())

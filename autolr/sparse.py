@@ -1,5 +1,6 @@
 """Sparse tuning: most rows are probed at a few rates only, the curve between them is interpolated and checked."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ from autolr.interpolation import NUM_FIRST_NODES, choose_nodes, doubtful, first_
 from autolr.interpolation_error import TOLERANCE, InterpolationError
 from autolr.probing.rows import ProbedRows
 
-# The first rows are probed at all rates, and of the others the last one and every so manieth before it.
+# The first rows are probed at all rates, and of each block after them the last one and every so manieth before it.
 NUM_FIRST_ROWS, EVERY_ROW = 8, 20
 # A row is in doubt where two curves through its nodes differ by this share of what would, from one row alone, shift the
 # mean by all that is allowed. Seen to halve the largest errors, for a few nodes more.
@@ -95,16 +96,16 @@ def probe_sparsely(
 def fill_sparsely(cells: ProbedCells, rows: range, *, epsilon: float, tolerance: float = TOLERANCE) -> SparseRows:
     """Probe rows, some of them at all rates and the others at nodes through which their curves can be drawn.
 
-    The first rows, at all rates, choose the nodes (:func:`autolr.interpolation.choose_nodes`). Later on the last row,
-    and every twentieth before it, are probed at all rates too; which rows these are does not look at any value. Where
-    all of them together say that the error is too large, or a curve of any row is in doubt
-    (:func:`autolr.interpolation.doubtful`), all rows are probed at more rates: in the end at all of them. The rate with
-    the smallest mean and those beside it are among them too, which makes the pick an exact one. All rows are probed at
-    all rates from the start where the rates or the rows are few, the loss is not repeatable, or too many nodes are
-    needed.
+    The first rows, at all rates, choose the nodes (:func:`autolr.interpolation.choose_nodes`). The others follow in
+    blocks, up to the 20th, 40th, 80th row and so on. Of each, the last row and every twentieth before it are probed at
+    all rates too; which rows these are does not look at any value. Where all of them together say that the error is too
+    large, or a curve of any row is in doubt (:func:`autolr.interpolation.doubtful`), all rows so far are probed at more
+    rates: in the end at all of them. The rate with the smallest mean and those beside it are among them too, which
+    makes the pick an exact one. All rows are probed at all rates from the start where the rates or the rows are few,
+    the loss is not repeatable, or too many nodes are needed.
 
-    The rows that are checked later are probed at all rates whatever the time. Where it ends before a row has all the
-    rates that it turned out to need, that row and those after it are left out.
+    The clock ends the rows, not the rates of a row: one that was begun is probed at all that it turns out to need,
+    whatever the time. So no row is left out for its values; and what is needed shows in the first block.
 
     Args:
         cells: What is filled.
@@ -113,31 +114,42 @@ def fill_sparsely(cells: ProbedCells, rows: range, *, epsilon: float, tolerance:
         tolerance: The error that is allowed, as a share of a standard error of the mean over these rows.
     """
     every = np.arange(cells.learning_rates.size)
-    first, rest = rows[:NUM_FIRST_ROWS], rows[NUM_FIRST_ROWS:]
-    if cells.fill(first, every) < len(first) or not rest:
+    first = rows[:NUM_FIRST_ROWS]
+    if cells.fill(first, every) < len(first) or len(first) == len(rows):
         return SparseRows.exact(
-            every.size, "the data or the time ended early" if rest else "there are too few subsamples"
+            every.size,
+            "there are too few subsamples" if len(first) == len(rows) else "the data or the time ended early",
         )
     check = partial(_check, cells, num_rows=len(rows), epsilon=epsilon, tolerance=tolerance)
     checked = np.arange(len(first))
     nodes, error, reason = check(checked)
-    rest = rest[: cells.fill(rest, np.flatnonzero(nodes))]
-    if not rest:
-        return SparseRows.exact(every.size, "the data or the time ended early")
-    later = rest[::-1][::EVERY_ROW][::-1]
-    if later and not nodes.all():
-        cells.fill(later, every, at_least=len(later))
-        checked = np.array([*first, *later], dtype=np.int64) - rows.start
-    while not nodes.all():
-        more, error, reason = check(checked, nodes)
-        if (more == nodes).all():
+    for block in _blocks(rows):
+        begun = block[: cells.fill(block, np.flatnonzero(nodes))]
+        if begun and not nodes.all():
+            later = begun[::-1][::EVERY_ROW][::-1]
+            cells.fill(later, every, at_least=len(later))
+            checked = np.concatenate([checked, np.array(later, dtype=np.int64) - rows.start])
+            known = range(first.stop, begun.stop)
+            more, error, reason = check(checked, nodes)
+            while (more != nodes).any():
+                cells.fill(known, np.flatnonzero(more & ~nodes), at_least=len(known))
+                nodes = more
+                if nodes.all():
+                    break
+                more, error, reason = check(checked, nodes)
+        if len(begun) < len(block):
             break
-        rest = rest[: cells.fill(rest, np.flatnonzero(more & ~nodes))]
-        cells.truncate(len(first) + len(rest))
-        nodes, checked = more, checked[checked < cells.num_rows]
     if not np.isnan(cells.loss_post).any():
         return SparseRows.exact(every.size, reason or "the data or the time ended early")
     return SparseRows(nodes, checked, error)
+
+
+def _blocks(rows: range) -> Iterator[range]:
+    """Yield the rows after the first ones, up to the 20th, the 40th, the 80th and so on."""
+    begin, end = NUM_FIRST_ROWS, EVERY_ROW
+    while begin < len(rows):
+        yield rows[begin:end]
+        begin, end = end, 2 * end
 
 
 def completed(cells: ProbedCells, nodes: BoolArray) -> FloatArray:

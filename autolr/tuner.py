@@ -151,7 +151,8 @@ class AutoLRTuner:
                 share of what it gains.
             confidence_level: The level of the adaptive decision; also the default of the result's intervals.
             time_budget: Seconds after which no further row is begun, two at the least. The clock does not look at the
-                losses, so that the intervals stay valid (but that a race with fewer rates left is faster).
+                losses, so that the intervals stay valid (but that a race with fewer rates left is faster). With
+                interpolation, rows that were begun are probed at all the rates that they need, also after it.
             progress: ``None``: a bar on a terminal only; ``True`` or ``False`` force it.
 
         Returns:

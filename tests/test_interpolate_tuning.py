@@ -1,6 +1,7 @@
 """Tuning with most rows at some rates only: the numbers of the exact one, and nothing wrong in silence."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from autolr import AutoLRTuner, TuningResult, log_grid, sparse
+from autolr import measure as measuring
 from autolr.adaptive import probe_adaptively
 from autolr.cells import ProbedCells
 from autolr.interpolation import first_nodes, interpolate
 from autolr.interpolation_error import TOLERANCE
+from autolr.probing import rows as probing_rows
 from autolr.probing.rows import ProbedRows
 from autolr.sparse import completed, fill_sparsely
 from autolr.statistics.sequential import look_level
@@ -298,8 +301,9 @@ def cells_of(losses, *, first=0, num_timely=10**9, repeatable=True):
 def test_a_row_is_probed_once_at_the_nodes_and_some_again_at_all_rates():
     cells, calls = cells_of(table(60), first=100)
     told = fill_sparsely(cells, range(100, 160), epsilon=0.0)
-    assert [rows for rows, _ in calls[:3]] == [range(100, 108), range(108, 160), range(119, 160, 20)]
+    assert [rows for rows, _ in calls[:3]] == [range(100, 108), range(108, 120), range(119, 120)]
     assert [columns.size for _, columns in calls[:3]][::2] == [100, 100]
+    assert [rows for rows, columns in calls[3:] if columns.size == 100] == [range(139, 140), range(159, 160)]
     assert told.checked.tolist() == [*range(8), 19, 39, 59]
     assert told.error.share <= TOLERANCE
     shift = (completed(cells, told.nodes) - table(60)).mean(axis=0)
@@ -335,18 +339,42 @@ def test_a_divergence_in_one_row_is_not_bridged():
     assert not np.isnan(filled).any()
 
 
-def test_where_the_time_ends_before_rows_have_their_rates_they_are_left_out():
+def test_a_row_that_was_begun_before_the_time_ended_is_kept():
     losses = table(100)
     losses[50:, 45] -= 2.0
-    for num_timely in (50, 105, 108, 120, 10**9):
-        cells, _ = cells_of(losses, num_timely=num_timely)
+    for num_timely in (8, 9, 50, 62, 105, 108, 120, 10**9):
+        cells, calls = cells_of(losses, num_timely=num_timely)
         told = fill_sparsely(cells, range(100), epsilon=0.0)
         filled = completed(cells, told.nodes)
-        assert len(filled) >= 8
+        assert len(filled) == max((rows[-1] + 1 for rows, _ in calls if rows), default=0)
         assert not np.isnan(filled).any()
-        if len(filled) > 50:
-            assert (np.isclose(filled[50:, 45], losses[50 : len(filled), 45])).all()
+        limit = TOLERANCE * losses[: len(filled)].std(axis=0, ddof=1) / np.sqrt(len(filled))
+        assert (np.abs((filled - losses[: len(filled)]).mean(axis=0)) <= limit).all()
     assert len(filled) == 100
+
+
+@pytest.mark.parametrize(
+    ("rng", "adaptive", "budgets"), [(3, False, (2000, 3500)), (4, False, (4300,)), (8, True, (1000, 1300, 2000))]
+)
+def test_a_time_budget_leaves_as_many_rows_as_without_interpolation(rng, adaptive, budgets, monkeypatch):
+    num_forwards = 0  # the clock: a forward takes a second
+
+    def loss_fn(output, target):
+        nonlocal num_forwards
+        num_forwards += 1
+        return nn.functional.cross_entropy(output, target)
+
+    clock = SimpleNamespace(perf_counter=lambda: float(num_forwards))
+    monkeypatch.setattr(probing_rows, "time", clock)
+    monkeypatch.setattr(measuring, "time", clock)
+    for budget in budgets:
+        options = {"num_subsamples": 100, "engine": "line", "time_budget": budget, "adaptive": adaptive}
+        tuner = make_tuner(loss_fn=loss_fn, rng=rng)
+        result = tuned(tuner=tuner, **options).result
+        exact = tuned(tuner=tuner, interpolate=False, **options).result
+        assert result.differentials.num_subsamples >= exact.differentials.num_subsamples
+        assert result.settings["seconds"] < 1.9 * budget
+        assert exact.settings["out_of_time"]
 
 
 def test_data_that_ends_early_gives_the_rows_there_are():
