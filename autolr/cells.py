@@ -31,6 +31,7 @@ class ProbedCells:
     ) -> None:
         self._probe, self._engine, self._first = probe, engine, first
         self._parts: list[ProbedRows] = []
+        self._settled = False
         self.learning_rates = learning_rates
         self.loss_pre = np.empty(0)
         self.loss_post = np.empty((0, learning_rates.size, num_horizons))
@@ -65,10 +66,11 @@ class ProbedCells:
         """
         if not rows:
             return 0
-        settled = bool(self._parts) and self._parts[-1].engine == "step"
         least = (0 if self._parts else 2) if at_least is None else at_least
-        part = self._probe(self.learning_rates[columns], rows, "step" if settled else self._engine, least)
+        part = self._probe(self.learning_rates[columns], rows, "step" if self._settled else self._engine, least)
         self._parts.append(part)
+        # NOTE: one rate takes one real step at any engine's choice, which says nothing about several
+        self._settled |= part.engine == "step" and columns.size > 1 and len(part.loss_pre) > 0
         done = np.array(rows[: len(part.loss_pre)], dtype=np.int64) - self._first
         num_new = int(done.max(initial=-1)) + 1 - self.num_rows
         if num_new > 0:

@@ -9,12 +9,14 @@ import numpy as np
 
 from autolr._typing import BoolArray, EngineName, FloatArray, IntArray
 from autolr.cells import ProbedCells, ProbeRows
-from autolr.interpolation import NUM_FIRST_NODES, choose_nodes, doubtful, first_nodes, interpolate
+from autolr.interpolation import choose_nodes, doubtful, first_nodes, interpolate
 from autolr.interpolation_error import TOLERANCE, InterpolationError
 from autolr.probing.rows import ProbedRows
 
 # The first rows are probed at all rates, and of each block after them the last one and every so manieth before it.
 NUM_FIRST_ROWS, EVERY_ROW = 8, 20
+# With fewer rows or rates, there is too little to be saved.
+FEWEST_ROWS, FEWEST_RATES = 12, 24
 # A row is in doubt where two curves through its nodes differ by this share of what would, from one row alone, shift the
 # mean by all that is allowed. Seen to halve the largest errors, for a few nodes more.
 DOUBT = 0.1
@@ -97,7 +99,7 @@ def fill_sparsely(cells: ProbedCells, rows: range, *, epsilon: float, tolerance:
     """Probe rows, some of them at all rates and the others at nodes through which their curves can be drawn.
 
     The first rows, at all rates, choose the nodes (:func:`autolr.interpolation.choose_nodes`). The others follow in
-    blocks, up to the 20th, 40th, 80th row and so on. Of each, the last row and every twentieth before it are probed at
+    blocks, up to the 20th, 100th, 500th row and so on. Of each, the last row and every 20th before it are probed at
     all rates too; which rows these are does not look at any value. Where all of them together say that the error is too
     large, or a curve of any row is in doubt (:func:`autolr.interpolation.doubtful`), all rows so far are probed at more
     rates: in the end at all of them. The rate with the smallest mean and those beside it are among them too, which
@@ -115,11 +117,11 @@ def fill_sparsely(cells: ProbedCells, rows: range, *, epsilon: float, tolerance:
     """
     every = np.arange(cells.learning_rates.size)
     first = rows[:NUM_FIRST_ROWS]
-    if cells.fill(first, every) < len(first) or len(first) == len(rows):
-        return SparseRows.exact(
-            every.size,
-            "there are too few subsamples" if len(first) == len(rows) else "the data or the time ended early",
-        )
+    if len(rows) < FEWEST_ROWS:
+        cells.fill(rows, every)
+        return SparseRows.exact(every.size, "there are too few subsamples")
+    if cells.fill(first, every) < len(first):
+        return SparseRows.exact(every.size, "the data or the time ended early")
     check = partial(_check, cells, num_rows=len(rows), epsilon=epsilon, tolerance=tolerance)
     checked = np.arange(len(first))
     nodes, error, reason = check(checked)
@@ -145,11 +147,11 @@ def fill_sparsely(cells: ProbedCells, rows: range, *, epsilon: float, tolerance:
 
 
 def _blocks(rows: range) -> Iterator[range]:
-    """Yield the rows after the first ones, up to the 20th, the 40th, the 80th and so on."""
+    """Yield the rows after the first ones, up to the 20th, the 100th, the 500th and so on."""
     begin, end = NUM_FIRST_ROWS, EVERY_ROW
     while begin < len(rows):
         yield rows[begin:end]
-        begin, end = end, 2 * end
+        begin, end = end, 5 * end
 
 
 def completed(cells: ProbedCells, nodes: BoolArray) -> FloatArray:
@@ -181,8 +183,8 @@ def _check(
     """
     rates, delta = cells.learning_rates, cells.delta
     every = np.ones(rates.size, dtype=np.bool_)
-    if rates.size <= NUM_FIRST_NODES:
-        return every, None, f"there are no more than {NUM_FIRST_NODES} learning rates"
+    if rates.size < FEWEST_RATES:
+        return every, None, f"there are fewer than {FEWEST_RATES} learning rates"
     if not cells.repeatable:
         return every, None, "the loss is not repeatable"
     more, error = choose_nodes(

@@ -147,8 +147,8 @@ def test_each_horizon_is_checked():
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"learning_rates": log_grid(1e-3, 1.0, 12)}, "there are no more than 12 learning rates"),
-        ({"num_subsamples": 8}, "there are too few subsamples"),
+        ({"learning_rates": log_grid(1e-3, 1.0, 23)}, "there are fewer than 24 learning rates"),
+        ({"num_subsamples": 11}, "there are too few subsamples"),
         ({"num_subsamples": 30, "time_budget": 1e-9}, "the data or the time ended early"),
     ],
 )
@@ -303,7 +303,7 @@ def test_a_row_is_probed_once_at_the_nodes_and_some_again_at_all_rates():
     told = fill_sparsely(cells, range(100, 160), epsilon=0.0)
     assert [rows for rows, _ in calls[:3]] == [range(100, 108), range(108, 120), range(119, 120)]
     assert [columns.size for _, columns in calls[:3]][::2] == [100, 100]
-    assert [rows for rows, columns in calls[3:] if columns.size == 100] == [range(139, 140), range(159, 160)]
+    assert [rows for rows, columns in calls[3:] if columns.size == 100] == [range(139, 160, 20)]
     assert told.checked.tolist() == [*range(8), 19, 39, 59]
     assert told.error.share <= TOLERANCE
     shift = (completed(cells, told.nodes) - table(60)).mean(axis=0)
@@ -390,6 +390,45 @@ def test_a_loss_that_is_not_repeatable_is_not_interpolated():
     told = fill_sparsely(cells, range(30), epsilon=0.0)
     assert told.reason == "the loss is not repeatable"
     assert not np.isnan(cells.loss_post).any()
+
+
+def test_only_parts_of_several_rates_settle_the_engine():
+    losses, asked = table(20), []
+
+    def probe(learning_rates, rows, engine, _):
+        asked.append(engine)
+        columns = np.searchsorted(RATES, learning_rates)
+        existing = np.array(rows[: max(0, len(losses) - rows.start)], dtype=int)
+        steps = columns.size == 1 or columns[0] == 50 or not existing.size
+        made = "step" if steps else "line"
+        return ProbedRows(np.full(existing.size, 2.0), losses[existing][:, columns], made, "", False)
+
+    cells = ProbedCells(probe, RATES, num_horizons=1, engine="auto")
+    for rows, columns in (
+        (range(8), range(100)),
+        (range(8, 20), range(10)),
+        (range(8, 20), [10]),  # one rate
+        (range(20, 30), range(10)),  # no rows
+        (range(8, 20), range(11, 20)),
+        (range(8, 20), range(50, 60)),  # a step aside
+        (range(8, 20), range(60, 70)),
+    ):
+        cells.fill(rows, np.array(columns))
+    assert asked == ["auto"] * 6 + ["step"]
+
+
+def test_a_pass_of_one_rate_leaves_the_engine_as_it_was(monkeypatch):
+    parts, fill = [], ProbedCells.fill
+
+    def recorded(cells, rows, columns, **options):
+        num_rows = fill(cells, rows, columns, **options)
+        parts.append((len(columns), cells._parts[-1].engine))
+        return num_rows
+
+    monkeypatch.setattr(ProbedCells, "fill", recorded)
+    tuned(engine="auto", num_subsamples=100, tuner=make_tuner(rng=9))
+    assert (1, "step") in parts
+    assert all(engine != "step" for size, engine in parts if size > 1)
 
 
 def test_only_the_gaps_are_filled():
