@@ -69,7 +69,7 @@ def probe_adaptively(
         if run.looks:  # rows that only some rates have are not compared
             cells.truncate(run.looks[-1].num_subsamples)
     told = _told(run, cells, num_subsamples, screen.looks)
-    told["interpolation"] = screen.sparse.as_settings(cells)
+    told["interpolation"] = screen.sparse.as_settings(cells, min(screen.num_rows or cells.num_rows, cells.num_rows))
     if undone:
         told["interpolation"]["reason"] = "rates that were out by their curves raced after all"
     interpolated = np.isnan(cells.loss_post)
@@ -99,13 +99,13 @@ class _Screen:
 
     def has_lost(self, run: Race, cells: ProbedCells) -> bool:
         """Return whether a rate that does not race is clearly better than the pick of the race, or than none."""
-        out = np.setdiff1d(np.flatnonzero(finite_columns(self.delta)), self.columns)
+        out = np.setdiff1d(np.flatnonzero(~np.isinf(self.delta).any(axis=0)), self.columns)
         if not run.looks:
             return False
-        pick = run.looks[-1].pick
-        if pick is None:
+        look = run.looks[-1]
+        if look.pick is None or np.isnan(self.delta[:, out]).any():  # of an unknown value nothing can be said
             return out.size > 0
-        racing = cells.delta[:, self.columns[pick], -1]
+        racing = cells.delta[: look.num_subsamples, self.columns[look.pick], -1]
         return any(is_clearly_better(self.delta[:, column], racing) for column in out)
 
 

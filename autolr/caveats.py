@@ -115,7 +115,9 @@ def _of_the_rows(result: "TuningResult") -> Sequence[tuple[bool, str]]:
     )
     evaluated = num_rows * (settings.get("batch_size") or 0)
     shared = evaluated > _OVERLAP * (settings.get("num_evaluation_observations") or math.inf)
-    interpolation = settings.get("interpolation", {}).get("error", 0.0)
+    interpolation = settings.get("interpolation", {})
+    error, num_unresolved = interpolation.get("error") or 0.0, interpolation.get("num_unresolved", 0)
+    num_interpolated = int(result.differentials.interpolated.any(axis=(0, 2)).sum())
     extensions, passes = settings.get("num_extensions", 0), settings.get("evaluation_passes", 1)
     return [
         (out_of_time, f"The time budget ended after {num_rows} of {asked} subsamples."),
@@ -147,8 +149,13 @@ def _of_the_rows(result: "TuningResult") -> Sequence[tuple[bool, str]]:
             " intervals are wider for it.",
         ),
         (
-            interpolation > TOLERANCE,
-            f"Interpolation may shift means by up to {100.0 * interpolation:.1f}% of their standard errors.",
+            error > TOLERANCE,
+            f"Interpolation may shift means by up to {100.0 * error:.1f}% of their standard errors.",
+        ),
+        (
+            2 * num_unresolved > num_interpolated > 0,
+            f"At {min(num_unresolved, num_interpolated)} of {num_interpolated} interpolated rates, interpolation was"
+            " checked to the resolution of the loss only.",
         ),
         (passes > 1, f"The evaluation data was read {passes} times: rows share its batches, which no interval knows."),
     ]

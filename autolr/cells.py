@@ -111,12 +111,17 @@ class ProbedCells:
     def joined(self) -> ProbedRows:
         """Return all losses, and what is to be said of the parts; one without rows says only that time was over."""
         filled = [part for part in self._parts if len(part.loss_pre)] or self._parts[:1]
-        reasons = dict.fromkeys(part.engine_reason for part in filled if part.engine_reason != "asked for")
+        # NOTE: of one engine's reasons that differ in the times they tell, the last one
+        reasons = {
+            (part.engine, part.engine_reason.partition(";")[0]): part.engine_reason
+            for part in filled
+            if part.engine_reason != "asked for"
+        }
         return ProbedRows(
             self.loss_pre,
             self.loss_post,
             ", then ".join(dict.fromkeys(part.engine for part in filled)),
-            ", then ".join(reasons) or "asked for",
+            ", then ".join(dict.fromkeys(reasons.values())) or "asked for",
             any(part.out_of_time for part in self._parts),
             self.repeatable,
         )

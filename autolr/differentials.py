@@ -109,7 +109,7 @@ class LossDifferentials:
         Args:
             tidy: ``False``: the (M, K) frame of dL at the last horizon, index ``subsample``, columns the rates as
                 floats. ``True``: one row a probe, with the columns ``subsample, learning_rate, horizon, loss_pre,
-                loss_post, delta``; probes that were not made are left out.
+                loss_post, delta``, and ``interpolated`` where any loss is; probes that were not made are left out.
 
         Example:
             >>> LossDifferentials([0.1, 1.0], [2.0], [[1.5, 2.5]]).to_frame()
@@ -124,7 +124,7 @@ class LossDifferentials:
             )
         rows, rates, steps = np.nonzero(~np.isnan(self.loss_post))
         pre, post = self.loss_pre[rows], self.loss_post[rows, rates, steps]
-        return pd.DataFrame(
+        frame = pd.DataFrame(
             {
                 "subsample": rows,
                 "learning_rate": self.learning_rates[rates],
@@ -134,6 +134,7 @@ class LossDifferentials:
                 "delta": _difference(post, pre),
             }
         )
+        return frame.assign(interpolated=self.interpolated[rows, rates, steps]) if self.interpolated.any() else frame
 
     @classmethod
     def from_frame(cls, frame: pd.DataFrame) -> "LossDifferentials":
@@ -141,8 +142,9 @@ class LossDifferentials:
 
         Args:
             frame: Columns ``subsample`` (any labels), ``learning_rate``, ``loss_pre``, ``loss_post`` and, where there
-                are several, ``horizon``; further columns are ignored. Numbers may be written as text. A ``loss_post``
-                that is NaN or infinite is a probe that diverged; a probe without a row was not made.
+                are several, ``horizon``, or some are, ``interpolated`` (true or false); further columns are ignored.
+                Numbers may be written as text. A ``loss_post`` that is NaN or infinite is a probe that diverged; a
+                probe without a row was not made.
 
         Returns:
             The record, its subsamples in the order in which they first appear.
@@ -160,7 +162,9 @@ class LossDifferentials:
         if not isinstance(frame, pd.DataFrame):
             raise TypeError(invalid("frame", "be a pandas frame", frame))
         given = list(frame.columns)
-        if any(given.count(column) != 1 for column in _TIDY_COLUMNS) or given.count("horizon") > 1:
+        if any(given.count(column) != 1 for column in _TIDY_COLUMNS) or any(
+            given.count(column) > 1 for column in ("horizon", "interpolated")
+        ):
             raise ValueError(invalid("frame", f"have the columns {', '.join(_TIDY_COLUMNS)}, each once", given))
         if frame.empty:
             raise ValueError(invalid("frame", "have at least one row", frame.shape))
@@ -186,7 +190,9 @@ class LossDifferentials:
         if several.size:
             label = subsamples[several[0]]
             raise ValueError(invalid("frame", "have one loss_pre in each subsample", f"several in {describe(label)}"))
-        return cls(rates, pre, post, horizons.astype(np.int64))
+        mask = np.zeros(post.shape, dtype=np.bool_)
+        mask[row, rate, horizon] = _flags(frame, "interpolated") if "interpolated" in given else False
+        return cls(rates, pre, post, horizons.astype(np.int64), mask)
 
     def begins_like(self, other: "LossDifferentials") -> bool:
         """Return whether both have the same first rows, as two tunings with one seed do, and these differ at all.
@@ -231,6 +237,14 @@ def _difference(post: FloatArray, pre: FloatArray) -> FloatArray:
 
 def _are_counts(values: FloatArray) -> bool:
     return values.size > 0 and bool((np.isfinite(values) & (values >= 1.0) & (values == np.floor(values))).all())
+
+
+def _flags(frame: pd.DataFrame, column: str) -> BoolArray:
+    """Return a column of true and false, which may be written as text."""
+    words = frame[column].map(lambda value: str(value).lower())
+    if not words.isin(("true", "false")).all():
+        raise ValueError(invalid("frame", f"hold true or false in {column}", f"dtype {frame[column].dtype}"))
+    return np.asarray(words == "true", dtype=np.bool_)
 
 
 def _numbers(frame: pd.DataFrame, column: str) -> FloatArray:

@@ -12,6 +12,7 @@ from autolr._typing import BoolArray, FloatArray
 # The error of a mean may be this share of its standard error.
 TOLERANCE = 0.05
 _CONFIDENCE = 0.95  # of the bound on the error at a rate, one-sided
+_THEN = ", then "
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,15 +117,26 @@ def share_of_both(share: float, num_rows: int, other: float, num_others: int) ->
     return float(both / np.sqrt(num_rows + num_others))
 
 
+def join_reasons(*reasons: str) -> str:
+    """Return what is said of two parts, each of which may be joined already, every reason once.
+
+    Example:
+        >>> join_reasons("a, then b", "b")
+        'a, then b'
+    """
+    return _THEN.join(dict.fromkeys(reason for several in reasons for reason in several.split(_THEN)))
+
+
 def told_of_both(first: Mapping[str, Any], second: Mapping[str, Any], num_rows: int, num_others: int) -> dict[str, Any]:
     """Return the settings that tell of the interpolation in two results together, of so many rows each."""
-    reasons = dict.fromkeys((first["reason"], second["reason"]))
+    parts = [part for part in (first, second) if part["num_probes"] < part["num_probes_exact"]] or [first]
+    errors = [part["error"] for part in (first, second)]
     return {
-        "num_nodes": max(first["num_nodes"], second["num_nodes"]),
+        "num_nodes": max(part["num_nodes"] for part in parts),
         "checked_subsamples": [*first["checked_subsamples"], *(num_rows + k for k in second["checked_subsamples"])],
-        "error": share_of_both(first["error"], num_rows, second["error"], num_others),
+        "error": None if None in errors else share_of_both(errors[0], num_rows, errors[1], num_others),
         "num_unresolved": max(first["num_unresolved"], second["num_unresolved"]),
         "num_probes": first["num_probes"] + second["num_probes"],
         "num_probes_exact": first["num_probes_exact"] + second["num_probes_exact"],
-        "reason": ", then ".join(reasons),
+        "reason": join_reasons(first["reason"], second["reason"]),
     }

@@ -162,7 +162,7 @@ def _probe_as_planned(
 def _tolerance_left(before: TuningResult, num_added: int) -> float:
     """Return which error of interpolation the rows may have that are added to these."""
     share = before.settings["interpolation"]["error"]
-    return share_left(share, before.differentials.num_subsamples, num_added)
+    return share_left(share or 0.0, before.differentials.num_subsamples, num_added)
 
 
 def _probe_rows(

@@ -14,7 +14,7 @@ from autolr._typing import IntervalMethod, Method, Rng, Settings
 from autolr._validation import invalid
 from autolr.differentials import LossDifferentials
 from autolr.errors import NoCandidateError
-from autolr.interpolation_error import told_of_both
+from autolr.interpolation_error import join_reasons, told_of_both
 from autolr.levels import level_of
 from autolr.plotting import plot_differentials
 from autolr.statistics.summary import summarize
@@ -238,8 +238,8 @@ class TuningResult:
             sizes = self.differentials.num_subsamples, other.differentials.num_subsamples
             settings["interpolation"] = told_of_both(settings["interpolation"], other.settings["interpolation"], *sizes)
         for name in ("engine", "engine_reason"):
-            if name in settings and other.settings.get(name) not in (None, settings[name]):
-                settings[name] = f"{settings[name]}, then {other.settings[name]}"
+            if name in settings and other.settings.get(name) is not None:
+                settings[name] = join_reasons(settings[name], other.settings[name])
         if "out_of_time" in settings:
             settings["out_of_time"] |= bool(other.settings.get("out_of_time"))
         if "repeatable" in settings:

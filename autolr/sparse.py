@@ -48,17 +48,22 @@ class SparseRows:
         """Return that all rows are probed at all rates, for a reason."""
         return cls(np.ones(num_rates, dtype=np.bool_), np.empty(0, dtype=np.int64), None, reason)
 
-    def as_settings(self, cells: ProbedCells) -> dict[str, Any]:
-        """Return the JSON values that tell it."""
-        error = self.error
+    def as_settings(self, cells: ProbedCells, num_rows: int | None = None) -> dict[str, Any]:
+        """Return the JSON values that tell it, of the first rows; the error is ``None`` where it cannot be resolved."""
+        error, nodes, num_rows = self.error, self.nodes, cells.num_rows if num_rows is None else num_rows
+        num_unresolved = 0 if error is None else int((~error.resolved.all(axis=1) & ~nodes).sum())
+        share: float | None = 0.0 if error is None else error.share
+        reason = self.reason or "verified against exact probes"
+        if error is not None and num_unresolved == (~nodes).sum():
+            share, reason = None, "the errors of all curves are below the resolution of the loss"
         return {
-            "num_nodes": int(self.nodes.sum()),
+            "num_nodes": int(nodes.sum()),
             "checked_subsamples": self.checked.tolist(),
-            "error": 0.0 if error is None else error.share,
-            "num_unresolved": 0 if error is None else int((~error.resolved.all(axis=1) & ~self.nodes).sum()),
-            "num_probes": cells.num_probes,
-            "num_probes_exact": cells.num_rows * self.nodes.size,
-            "reason": self.reason or "verified against exact probes",
+            "error": share,
+            "num_unresolved": num_unresolved,
+            "num_probes": int((~np.isnan(cells.loss_post[:num_rows, :, -1])).sum()),
+            "num_probes_exact": num_rows * nodes.size,
+            "reason": reason,
         }
 
 

@@ -140,9 +140,13 @@ class AutoLRTuner:
                 interpolated. Some rows, the first ones and others throughout, are probed at all rates: by them, the
                 error of every mean is at most 5% of its standard error (or the resolution of the loss, where that is
                 coarser), at as many rates as that takes; where it takes too many, or the loss is not smooth, all are
-                probed. ``differentials.interpolated`` marks what was not, ``settings["interpolation"]`` tells the
-                rest. With ``adaptive=True``, only the look that decides which rates race is made by interpolated
-                values; the others, and the pick, by exact ones.
+                probed, and so they are where the rates (below 24) or the rows (below 12) are few. That bound holds at
+                each rate by itself (95%), not at all of them at once. The rate with the smallest mean and those beside
+                it are probed in every row: the pick is an exact one for the method ``"mean"`` only.
+                ``differentials.interpolated`` marks what was not probed, ``settings["interpolation"]`` tells the rest
+                (an ``error`` of ``None``: the resolution is coarser at every rate). With ``adaptive=True``, only the
+                look that decides which rates race is made by interpolated values; the others, and the pick, by exact
+                ones.
             adaptive: ``True``: look after 20, 40, 80, ... rows, each time at a level that is corrected for the number
                 of looks; no longer probe the rates that cannot be the best, and stop when one rate is left or the pick
                 is good enough. ``num_subsamples`` is then the most it may use. The result's intervals are corrected

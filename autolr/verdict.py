@@ -199,13 +199,22 @@ def _evidence(result: "TuningResult") -> str:
     where = {"independent": ", with losses on others", "own data": ", with losses on data of your own"}
     text += where.get(settings.get("evaluation", ""), "")
     text += ", for the population too" if sampling == "partition" and settings.get("evaluation_passes", 1) == 1 else ""
-    if not adaptive and result.differentials.interpolated.any() and "interpolation" in settings:
-        num_rates = result.differentials.learning_rates.size
-        text += f", most at {settings['interpolation']['num_nodes']} of {num_rates} rates and interpolated between them"
+    interpolated = result.differentials.interpolated
+    text += _interpolation(interpolated) if interpolated.any() and not adaptive else ""
     if {"seconds", "num_evaluations"} <= settings.keys():
         text += f": {settings['num_evaluations']:.0f} gradient evaluations in {settings['seconds']:.1f} s"
     if adaptive:
         share, looks = 100.0 * settings["num_probes"] / settings["num_probes_fixed"], len(settings["looks"])
         text += f", {share:.0f}%" if share >= 1.0 else ", less than 1%"
         text += f" of all probes, in {looks} look{'s' if looks != 1 else ''}"
+        text += ", the first one by interpolated values" if interpolated.any() else ""
     return f"{text}."
+
+
+def _interpolation(interpolated: BoolArray) -> str:
+    """Return at how many rates the rows were probed that were not probed at all of them."""
+    num_probed = (~interpolated).all(axis=2).sum(axis=1)
+    sparse = num_probed[num_probed < interpolated.shape[1]]
+    most = "most" if 2 * sparse.size > num_probed.size else "some"
+    nodes = f"{sparse.min()}" if sparse.min() == sparse.max() else f"{sparse.min()} to {sparse.max()}"
+    return f", {most} at {nodes} of {interpolated.shape[1]} rates and interpolated between them"

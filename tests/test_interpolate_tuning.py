@@ -4,6 +4,7 @@ import json
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from harness import unchanged
@@ -11,15 +12,16 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from autolr import AutoLRTuner, TuningResult, log_grid, sparse
+from autolr import AutoLRTuner, LossDifferentials, TuningResult, log_grid, sparse
 from autolr import measure as measuring
-from autolr.adaptive import probe_adaptively
+from autolr.adaptive import _Screen, probe_adaptively
 from autolr.cells import ProbedCells
 from autolr.interpolation import first_nodes, interpolate
 from autolr.interpolation_error import TOLERANCE
 from autolr.probing import rows as probing_rows
 from autolr.probing.rows import ProbedRows
-from autolr.sparse import completed, fill_sparsely
+from autolr.sparse import SparseRows, completed, fill_sparsely
+from autolr.statistics.race import Look, Race
 from autolr.statistics.sequential import look_level
 
 RATES = log_grid(1e-4, 10.0, 100)
@@ -207,6 +209,12 @@ def test_rows_that_are_added_keep_all_within_the_tolerance():
     np.testing.assert_array_equal(result.differentials.loss_post[:40], before.differentials.loss_post)
     few = tuner.extend(5)
     assert not few.differentials.interpolated[80:].any()
+    few = tuner.extend(5)
+    told = few.settings["interpolation"]
+    assert told["num_nodes"] < 60
+    assert told["reason"] == "verified against exact probes, then there are too few subsamples"
+    assert "100 of 100" not in str(few)
+    assert " of 100 rates and interpolated between them" in str(few)
 
 
 def test_two_results_of_their_own_may_together_exceed_the_tolerance_and_say_so():
@@ -247,6 +255,10 @@ def test_the_decisions_of_a_race_are_made_by_probes():
     num_rows = record.num_subsamples
     np.testing.assert_allclose(record.delta[probed], exact.differentials.delta[:num_rows][probed], rtol=1e-5, atol=1e-6)
     assert result.get_best_lr() == exact.get_best_lr()
+    told = settings["interpolation"]
+    assert told["num_probes_exact"] == 20 * 100
+    assert told["num_probes"] == probed[:20].sum()
+    assert ", the first one by interpolated values" in str(result)
     assert settings["num_looks"] == 4
     assert [look["num_subsamples"] for look in settings["looks"]] == [20, 40, 80, 100][: len(settings["looks"])]
     levels = [look["confidence_level"] for look in settings["looks"]]
@@ -265,6 +277,58 @@ def test_a_race_of_a_loss_that_is_not_smooth_is_exact():
     result = tuned(adaptive=True, loss_fn=RoundedLoss(), num_subsamples=40).result
     assert not result.differentials.interpolated.any()
     assert [look["num_subsamples"] for look in result.settings["looks"]] == [20, 40]
+
+
+def test_a_race_does_not_take_an_unknown_value_for_a_worse_one():
+    losses = table(40)
+    cells, _ = cells_of(losses)
+    cells.fill(range(40), np.arange(100))
+    delta = np.ones((20, 100))
+    pick = Look(40, 0.95, np.arange(10), np.array([3]), 3, 1.0, 0.0)
+    run = Race((pick,), 2, "set")
+    screen = _Screen(SparseRows.exact(100, ""), delta, np.arange(60, 70), ())
+    assert not screen.has_lost(run, cells)
+    delta[4, 80] = np.inf  # a rate that diverged is out
+    assert not screen.has_lost(run, cells)
+    delta[4, 90] = np.nan
+    assert screen.has_lost(run, cells)
+
+
+def test_where_no_error_can_be_resolved_none_is_told():
+    def loss_fn(output, target):
+        return nn.functional.cross_entropy(output, target) + 1e4
+
+    rates = log_grid(1e-4, 0.1, 100)
+    result = tuned(loss_fn=loss_fn, learning_rates=rates).result
+    assert result.settings["engine_reason"].count("verified against real steps") <= 2  # an engine's only once
+    told = result.settings["interpolation"]
+    assert told["num_unresolved"] == 100 - told["num_nodes"] > 0
+    assert told["error"] is None
+    assert "verified" not in told["reason"]
+    checked = (
+        f"At {told['num_unresolved']} of {told['num_unresolved']} interpolated rates, interpolation was checked to"
+    )
+    assert f"Caveat: {checked}" in str(result)
+    assert "was checked to" not in str(tuned().result)
+    both = result.extend(tuned(tuner=make_tuner(loss_fn=loss_fn, rng=1), learning_rates=rates).result)
+    assert both.settings["interpolation"]["error"] is None
+
+
+def test_a_frame_tells_which_losses_are_interpolated(tmp_path):
+    record = tuned().result.differentials
+    frame = record.to_frame(tidy=True)
+    assert frame["interpolated"].dtype == bool
+    assert frame["interpolated"].sum() == record.interpolated.sum()
+    frame.to_csv(tmp_path / "losses.csv", index=False)
+    for again in (
+        frame,
+        frame.assign(interpolated=frame["interpolated"].map(str)),
+        pd.read_csv(tmp_path / "losses.csv"),
+    ):
+        np.testing.assert_array_equal(LossDifferentials.from_frame(again).interpolated, record.interpolated)
+    assert "interpolated" not in tuned(interpolate=False).result.to_frame(tidy=True)
+    with pytest.raises(ValueError, match="hold true or false in interpolated"):
+        LossDifferentials.from_frame(frame.assign(interpolated=np.nan))
 
 
 def test_a_race_of_one_look_is_exact():
