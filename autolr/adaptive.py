@@ -14,6 +14,8 @@ from autolr.statistics._columns import finite_columns
 from autolr.statistics.race import NEIGHBOURS, Look, Race, is_clearly_better, race, take_look
 from autolr.statistics.sequential import look_level, look_sizes
 
+LARGEST_SHARE = 0.5  # of the rates that race; with more, nothing is saved by curves
+
 
 def probe_adaptively(
     probe: ProbeRows,
@@ -32,7 +34,8 @@ def probe_adaptively(
     (:func:`autolr.sparse.fill_sparsely`). Rates that are out by it do not race, but for those next to one that is in,
     from which an interpolated value may not tell them. Those that race are probed in every row, so that the later looks
     and the decision are made by exact values. (There is no stop at the first look then.) Where a rate that does not
-    race turns out to be clearly better than the pick, all rates race after all.
+    race turns out to be clearly better than the pick, all rates race after all. Where more than half of them would
+    race, nothing is saved: the first look is then made again, by exact values.
 
     Args:
         probe: What probes rows at some rates.
@@ -122,7 +125,11 @@ def _screen(cells: ProbedCells, rows: range, level: float, epsilon: float, num_l
         return _Screen(sparse, delta, every, ())
     distance = np.abs(every - look.inside[:, np.newaxis]).min(axis=0)
     near = (distance <= 1) | (np.abs(every - look.pick) <= NEIGHBOURS)
-    return _Screen(sparse, delta, every[near & finite_columns(delta)], (look,))
+    columns = every[near & finite_columns(delta)]
+    if columns.size > LARGEST_SHARE * every.size:
+        exact = SparseRows.exact(every.size, f"{columns.size} of {every.size} learning rates are left to race")
+        return _Screen(exact, delta, every, ())
+    return _Screen(sparse, delta, columns, (look,))
 
 
 def _race(cells: ProbedCells, columns: IntArray, *, num_subsamples: int, **options: Any) -> Race:

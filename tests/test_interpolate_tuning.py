@@ -331,6 +331,26 @@ def test_a_frame_tells_which_losses_are_interpolated(tmp_path):
         LossDifferentials.from_frame(frame.assign(interpolated=np.nan))
 
 
+@pytest.mark.parametrize("noise", [0.0, 5.0])
+def test_where_most_rates_are_left_to_race_the_first_look_is_exact(noise):
+    losses = table(100) + noise * np.random.default_rng(1).normal(size=(100, 1, 1)) * RATES[:, np.newaxis]
+    probed, interpolated, told = probe_adaptively(
+        lambda *asked: cells_of(losses)[0]._probe(*asked),
+        RATES,
+        100,
+        num_horizons=1,
+        engine="line",
+        confidence_level=0.95,
+        regret_tolerance=0.05,
+        epsilon=0.0,
+    )
+    is_exact = told["interpolation"]["reason"].endswith("of 100 learning rates are left to race")
+    assert is_exact == (noise > 0.0)
+    assert interpolated.any() != is_exact
+    assert [look["num_subsamples"] for look in told["looks"]][:2] == [20, 40][: len(told["looks"])]
+    assert not (is_exact and np.isnan(probed.loss_post[:20]).any())
+
+
 def test_a_race_of_one_look_is_exact():
     result = tuned(adaptive=True, num_subsamples=20).result
     assert not result.differentials.interpolated.any()
