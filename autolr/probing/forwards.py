@@ -33,8 +33,8 @@ class Forwards:
     """The losses of a row at the rates of its line.
 
     A whole forward at each rate defines them. Whatever spares some of that (:class:`Shortcuts`, :class:`Batched`) is
-    compared with it when it is learned and at the end; what differs, or cannot be done, is left out, with a reason
-    that is logged.
+    compared with it when it is learned, at one rate of every row, and at the end; what differs, or cannot be done, is
+    left out, with a reason that is logged.
 
     Args:
         start: The start of all probes.
@@ -155,7 +155,7 @@ class Forwards:
         _, at_once = _timed(lambda: self._by("batched", few, batch))
         if self._engine == "auto" and at_once > _HOPELESS * in_turn:
             self._leave_out("batched", f"{at_once / in_turn:.1f} times slower at {_FEW_RATES} rates")
-        self._compare = self._batched is not None
+        self._compare = self._engine == "auto" and self._batched is not None
 
     def _keep_if_equal(self, name: str, rates: Sequence[float] | FloatArray, whole: FloatArray, batch: Batch) -> None:
         """Leave something out if it gives other losses than whole forwards."""
