@@ -41,8 +41,8 @@ class RowGradients:
             self.step(learning_rate)
 
     def _computed(self) -> Sequence[torch.Tensor | None]:
-        gradients = self._start.gradients(self._batch)
-        self._start.restore()  # a forward may write into weights
+        gradients = self._start.gradients(self._batch, keep=True)
+        self._start.restore()  # weights too, which a forward may write into
         return gradients
 
     def _versions(self) -> list[int]:

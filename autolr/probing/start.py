@@ -55,13 +55,14 @@ class Start:
         self.randomness.rewind()
         return self.objective.losses(batch, rates, at)
 
-    def gradients(self, batch: Batch) -> list[torch.Tensor | None]:
+    def gradients(self, batch: Batch, *, keep: bool = False) -> list[torch.Tensor | None]:
         """Return the gradients of the objective's parameters on ``batch``, from the row's random state.
 
-        They are left in ``.grad`` too: a step that works on them in place changes what is returned.
+        They are left in ``.grad`` too: a step that works on them in place changes what is returned. ``keep`` is that of
+        :meth:`Objective.gradient`.
         """
         self.randomness.rewind()
-        self.objective.gradient(batch)
+        self.objective.gradient(batch, keep=keep)
         return [parameter.grad for parameter in self.objective.parameters]
 
     def set_gradients(self, gradients: Sequence[torch.Tensor | None], *, copy: bool) -> None:
