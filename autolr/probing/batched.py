@@ -47,7 +47,8 @@ class Batched:
     made in a buffer that stays in the cache. A layer whose input does not depend on the rate is hoisted, as in
     :class:`Shortcuts`. Batch normalization does not update its running statistics, on which its output in training does
     not depend.
-    A cross-entropy without weights is the mean of logarithms that are picked out, which torch maps faster than its own.
+    A cross-entropy without weights is written out, as torch's own is slow where there are few classes, and is mapped by
+    more calls.
 
     What ``torch.vmap`` cannot do (branches that depend on values, ``.item()``, writing into buffers, recurrent layers)
     raises an error of torch; the caller then goes another way. Random masks are the same at all rates. What a loss
@@ -128,7 +129,7 @@ class _AtRate(TorchFunctionMode):
                 if output is not None:
                     return output
         if func is F.cross_entropy and _is_plain_cross_entropy(args, kwargs):
-            return F.log_softmax(self._moved(args[0]), dim=-1).gather(-1, args[1].unsqueeze(-1)).mean().neg()
+            return _cross_entropy(self._moved(args[0]), args[1])
         if func is F.batch_norm and kwargs.get("training"):
             args = (args[0], None, None)
         return func(*map(self._moved, args), **{name: self._moved(value) for name, value in kwargs.items()})
@@ -148,6 +149,12 @@ def _is_plain_cross_entropy(args: Sequence[Any], kwargs: Mapping[str, Any]) -> b
     given = {name: value for name, value in kwargs.items() if value is not None}
     usual = {"ignore_index": -100, "reduction": "mean", "label_smoothing": 0.0}
     return given.items() <= usual.items() and bool((args[1] != usual["ignore_index"]).all())
+
+
+def _cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return the mean of log(sum(exp(z))) - z at the target, with z the logits less their maximum."""
+    shifted = logits - logits.amax(dim=-1, keepdim=True)
+    return (shifted.exp().sum(dim=-1).log() - shifted.gather(-1, target.unsqueeze(-1)).squeeze(-1)).mean()
 
 
 def _linear(x: torch.Tensor, points: Sequence[torch.Tensor | None], rate: torch.Tensor) -> torch.Tensor | None:
