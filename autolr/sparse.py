@@ -13,7 +13,7 @@ from autolr.interpolation import choose_nodes, doubtful, first_nodes, interpolat
 from autolr.interpolation_error import TOLERANCE, InterpolationError
 from autolr.probing.rows import ProbedRows
 
-# The first rows are probed at all rates, and of each block after them the last one and every so manieth before it.
+# The first rows are probed at all rates, and of each block after them the last one and, before it, every 20th.
 NUM_FIRST_ROWS, EVERY_ROW = 8, 20
 # With fewer rows or rates, there is too little to be saved.
 FEWEST_ROWS, FEWEST_RATES = 12, 24

@@ -21,7 +21,6 @@ _FOLDERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 logger = logging.getLogger("autolr")
 
 LOSS_TOLERANCE = 1e-6
-_NEWLINE = "\n"
 _WORDS = {"batched": "the batched engine", "shortcuts": "shortcuts"}
 # Fewer rates are not worth a batch; of more, so many are tried first.
 _FEW_RATES = 8
@@ -116,7 +115,7 @@ class Forwards:
         watched = Shortcuts(self._direction)
         if watched.learn(lambda within: self._start.loss(batch, within), tested[-2:]):
             self._shortcuts = watched
-            self._keep_if_equal("line", tested, whole, batch)
+            self._keep_if_equal("shortcuts", tested, whole, batch)
         if len(rates) >= _FEW_RATES and self._engine != "line":
             self._try_batched(watched, rates, batch)
         elif self._engine == "batched":
@@ -132,9 +131,10 @@ class Forwards:
             try:
                 return self._batched.losses(lambda *over: self._start.losses(batch, *over), rates)
             except Exception as error:
-                if not _is_torchs(error):
+                if not _comes_out_of_torch(error):
                     raise
-                self._leave_out("batched", f"{type(error).__name__}: {str(error).partition(_NEWLINE)[0][:200]}")
+                message, _, _ = str(error).partition("\n")
+                self._leave_out("batched", f"{type(error).__name__}: {message[:200]}")
         if self._shortcuts is not None:
             try:
                 return self._shortcuts.losses(lambda within: self._start.loss(batch, within), rates)
@@ -158,10 +158,10 @@ class Forwards:
         self._compare = self._engine == "auto" and self._batched is not None
 
     def _keep_if_equal(self, name: str, rates: Sequence[float] | FloatArray, whole: FloatArray, batch: Batch) -> None:
-        """Leave something out if it gives other losses than whole forwards."""
-        found = self._by(name, rates, batch)
+        """Leave "batched" or "shortcuts" out if it gives other losses than whole forwards."""
+        found = self._by("batched" if name == "batched" else "line", rates, batch)
         if difference := deviation(rates, found, whole, self._start.objective.epsilon):
-            self._leave_out("shortcuts" if name == "line" else name, difference)
+            self._leave_out(name, difference)
 
     def _leave_out(self, name: str, reason: str) -> None:
         if name == "batched":
@@ -185,7 +185,7 @@ def deviation(
     return None
 
 
-def _is_torchs(error: Exception) -> bool:
+def _comes_out_of_torch(error: Exception) -> bool:
     """Return whether an error comes out of torch, as its limits do, rather than out of the user's own code."""
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:

@@ -19,9 +19,10 @@ class LineProbe:
 
     For most optimizers, given the state and the gradient, :math:`\theta(\mathrm{lr}) = \theta_0 - \mathrm{lr}\, d`. One
     real step at the largest rate gives d (:class:`Direction`); the rest is forwards (:class:`Forwards`). Hooks of the
-    optimizer (clipping) run in that step. Whether the step is linear is not assumed but tested: on some rows in full,
-    losses included (:meth:`objection`), and in every row by a second real step at a small rate, which must lie on the
-    line too; where it does not, the row is probed by real steps.
+    optimizer (clipping) run in that step. Whether the step is linear is not assumed but tested: on the first and the
+    last row in full, losses included (:meth:`objection`), and in every row by a second real step at a small rate, which
+    must lie on the line too; where it does not, the row is probed by real steps. (The second step is spared where the
+    optimizer is one of torch's own, without hooks, whose formula is linear in the rate: :func:`is_linear`.)
 
     Args:
         start: The start of all probes.

@@ -231,29 +231,28 @@ class _Dense:
         changed = tensor.layout != torch.strided or _layout(tensor) != _layout(storage)
         if changed:
             tensor.data = storage
-        if leaf and tensor.requires_grad != requires_grad:
-            tensor.requires_grad_(requires_grad)
-            changed = True
-        if leaf and tensor.grad is not None:
-            tensor.grad = None
-        return changed
+        return _restore_leaf(tensor, leaf, requires_grad) or changed
+
+
+def _restore_leaf(tensor: torch.Tensor, leaf: bool, requires_grad: bool) -> bool:
+    """Take the gradient off, and return whether ``requires_grad`` had to be put back."""
+    changed = leaf and tensor.requires_grad != requires_grad
+    if changed:
+        tensor.requires_grad_(requires_grad)
+    if leaf and tensor.grad is not None:
+        tensor.grad = None
+    return changed
 
 
 def _sparse_restore(tensor: torch.Tensor) -> Restore:
     storage = tensor.data
     values = storage.clone()
-    leaf = tensor.is_leaf
-    requires_grad = tensor.requires_grad
+    leaf, requires_grad = tensor.is_leaf, tensor.requires_grad
 
     def restore() -> bool:
         storage.copy_(values)
         tensor.data = storage
-        changed = leaf and tensor.requires_grad != requires_grad
-        if changed:
-            tensor.requires_grad_(requires_grad)
-        if leaf and tensor.grad is not None:
-            tensor.grad = None
-        return changed
+        return _restore_leaf(tensor, leaf, requires_grad)
 
     return restore
 
