@@ -123,8 +123,8 @@ def check_array(name: str, value: ArrayLike) -> FloatArray:
     raise TypeError(invalid(name, "be an array of real numbers", value))
 
 
-def check_learning_rates(value: ArrayLike, *, name: str = "learning_rates") -> FloatArray:
-    """Return the rates as a float64 array of shape (K,), strictly increasing and positive.
+def check_learning_rates(value: ArrayLike, *, name: str = "learning_rates", zero: bool = False) -> FloatArray:
+    """Return the rates as a float64 array of shape (K,), strictly increasing and positive (``zero``: or 0).
 
     Raises:
         TypeError: If they are not numbers.
@@ -133,8 +133,8 @@ def check_learning_rates(value: ArrayLike, *, name: str = "learning_rates") -> F
     rates = check_array(name, value)
     if rates.ndim != 1 or rates.size == 0:
         raise ValueError(invalid(name, "be one-dimensional and not empty", value))
-    if not np.isfinite(rates).all() or (rates <= 0.0).any():
-        raise ValueError(invalid(name, "be finite and positive", value))
+    if not np.isfinite(rates).all() or (rates < 0.0 if zero else rates <= 0.0).any():
+        raise ValueError(invalid(name, f"be finite and {'not negative' if zero else 'positive'}", value))
     if (np.diff(rates) <= 0.0).any():
         raise ValueError(invalid(name, "be strictly increasing", value))
     return rates

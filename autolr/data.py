@@ -186,6 +186,28 @@ def read_whole(given: Any, *, name: str, **options: Any) -> Data:
     return read_data(*pair, names=(name, f"{name}[1]"), **options)
 
 
+def read_batch(X: Any, Y: Any = None, *, device: torch.device, dtype: torch.dtype) -> Batch:
+    """Return one batch on the device: ``(X, Y)``, or ``X`` where there is no Y, as batches of a loader are read.
+
+    Args:
+        X: The inputs, shape (m, ...): a tensor, a NumPy array or a pandas frame; or, without Y, a batch of any form.
+        Y: The targets, shape (m, ...), or ``None``.
+        device: Where the batch goes.
+        dtype: What NumPy and pandas floats become.
+
+    Raises:
+        TypeError: If X is data of many batches, or not of numbers.
+        ValueError: If X and Y differ in length, or have no row.
+    """
+    if isinstance(X, _ARRAYS):
+        rows = ArrayRows(X, Y, device=device, dtype=dtype)
+        return rows.batch(np.arange(len(rows), dtype=np.int64))
+    if isinstance(X, (Dataset, DataLoader, str, bytes)) or X is None or isinstance(X, Iterator):
+        raise TypeError(invalid("X", f"be {_FORMS}, or one batch", X))
+    (batch,) = BatchStream([X if Y is None else (X, Y)], device=device, dtype=dtype)
+    return to_device(batch, device)
+
+
 def _collate(dtype: torch.dtype, observations: list[Any]) -> Batch:
     """Put observations together as torch does by default, but for floats of Python and NumPy, which get ``dtype``."""
 

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
-import torch
 from tqdm.auto import tqdm
 
 from autolr._progress import progress_bar
@@ -18,13 +17,11 @@ from autolr.adaptive import probe_adaptively
 from autolr.cells import ProbeRows
 from autolr.differentials import LossDifferentials
 from autolr.interpolation_error import TOLERANCE, share_left
-from autolr.param_groups import base_learning_rates
 from autolr.plan import Plan
 from autolr.probing.objective import Objective
-from autolr.probing.random_state import ForkedRandomness
 from autolr.probing.rows import ProbedRows, probe_row, probe_rows
 from autolr.probing.start import Start
-from autolr.probing.state import Snapshot, preserved_state
+from autolr.probing.state import Snapshot
 from autolr.probing.warmup import warm_up
 from autolr.result import TuningResult
 from autolr.sparse import probe_sparsely
@@ -45,17 +42,13 @@ def measure(plan: Plan, training: Training, rows: range, *, before: TuningResult
             rows before were those of another model, optimizer or data.
     """
     began = time.perf_counter()
-    optimizer = training.optimizer
-    objective, held, devices = training.objective(), training.generators(), training.devices()
-    preserved = (*objective.modules(), optimizer, *held, *plan.generators)
-    with torch.inference_mode(False), preserved_state(*preserved, devices=devices) as snapshot:
-        randomness = ForkedRandomness(devices, (*held, *plan.row_generators))
-        start = Start(objective, optimizer, snapshot, randomness, base_learning_rates(optimizer))
+    with training.preserved(plan.generators, plan.row_generators) as start:
+        objective, randomness = start.objective, start.randomness
         draw = partial(plan.draw, randomness)
         _check_batches(objective, draw(rows[0]) or ())
         if plan.warmup_steps:
             warm_up(start, plan.warmup_batches(randomness), plan.warmup_steps)
-            start = replace(start, snapshot=Snapshot(*preserved))
+            start = replace(start, snapshot=Snapshot(*start.objects()))
         if before is not None:
             _check_unchanged(start, plan, draw(0), before.differentials)
         deadline = None if plan.time_budget is None else began + plan.time_budget

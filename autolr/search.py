@@ -19,7 +19,6 @@ from autolr._validation import check_flag, check_integer, check_option, check_re
 from autolr._version import versions
 from autolr.data import DatasetRows, read_whole
 from autolr.errors import DivergedError
-from autolr.param_groups import base_learning_rates
 from autolr.picker import (
     FINAL_STEPS,
     HOPELESS,
@@ -32,9 +31,7 @@ from autolr.picker import (
 from autolr.probing.courses import Courses
 from autolr.probing.held import data_generators
 from autolr.probing.objective import Objective
-from autolr.probing.random_state import ForkedRandomness
 from autolr.probing.start import Start
-from autolr.probing.state import preserved_state
 from autolr.probing.trajectory import Trajectory
 from autolr.scan import Scan, exponent, search_stream
 from autolr.schedules._options import ScheduleName
@@ -160,27 +157,22 @@ def find_lr(
     law = correction(factors, run_steps, target)
     way: Effort = "fast" if _USUAL_COST[effort] * num_streams > LARGEST_SHARE_OF_RUN * run_steps else effort
 
-    dtype = training.parameters()[0].dtype
-    read = partial(read_whole, device=training.device, dtype=dtype)
+    read = partial(read_whole, device=training.device, dtype=training.dtype)
     of_stream = batch_size if isinstance(val_data, IterableDataset) else None
     reader = read(data, name="data", batch_size=batch_size)
     judged_on = None if val_data is None else read(val_data, name="val_data", batch_size=of_stream)
-    objective, held, devices = training.objective(), training.generators(), training.devices()
     entropy = entropy_of(rng)
     generators = list(data_generators((data, val_data)))
     of_rows = [given for given, used in ((data, reader), (val_data, judged_on)) if isinstance(used, DatasetRows)]
-    forked = (*held, *data_generators(of_rows))
-    preserved = (*objective.modules(), optimizer, *held, *generators)
     scans: list[Scan] = []
-    with torch.inference_mode(False), preserved_state(*preserved, devices=devices) as snapshot:
-        randomness = ForkedRandomness(devices, forked)
-        start = Start(objective, optimizer, snapshot, randomness, base_learning_rates(optimizer))
+    with training.preserved(generators, data_generators(of_rows)) as start:
+        objective = start.objective
         streams = Streams(
             reader,
             batch_size=batch_size,
             val_data=judged_on,
             entropy=entropy,
-            randomness=randomness,
+            randomness=start.randomness,
             device=training.device,
         )
         check_batch(objective, "training", streams.batch(0, 0))

@@ -1,6 +1,7 @@
 """The batches of a search: what each stream trains on, in its order, and what is kept apart to be judged on."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -42,6 +43,7 @@ class Streams:
         entropy: See :func:`autolr.subsampling.entropy_of`.
         randomness: The generators that drawing may draw from; they are moved to a state of their own for each batch.
         device: Where batches go.
+        hold_out: Whether anything is to be judged on; ``False``: nothing is kept apart.
 
     Raises:
         ValueError: If there is no batch.
@@ -56,14 +58,15 @@ class Streams:
         entropy: int,
         randomness: ForkedRandomness,
         device: torch.device,
+        hold_out: bool = True,
     ) -> None:
         self._entropy, self._randomness = entropy, randomness
+        keep = hold_out and val_data is None
         source: _ObservationSource | _BatchSource
         if isinstance(data, BatchStream):
-            source = _BatchSource(data, keep=val_data is None, entropy=entropy, fork=self._fork)
+            source = _BatchSource(data, keep=keep, entropy=entropy, fork=self._fork)
             self.batch_size = data.batch_size
         else:
-            keep = val_data is None
             source = _ObservationSource(data, batch_size, keep=keep, entropy=entropy, fork=self._fork, device=device)
             self.batch_size = source.batch_size
         self._source = source
@@ -72,6 +75,10 @@ class Streams:
     def batch(self, stream: int, step: int) -> Batch:
         """Return the batch of a step of a stream, on the device: the same one whenever it is asked for."""
         return self._source.batch(stream, step)
+
+    def num_batches(self) -> int:
+        """Return how many batches an epoch has; a loader or an iterable is read to its end for it."""
+        return self._source.num_batches()
 
     def _fork(self, stream: int, step: int) -> None:
         self._randomness.fork(seed_of(self._entropy, STREAM_STATE, stream, step))
@@ -87,7 +94,7 @@ class Streams:
             return [data.move(batch) for batch in batches]
         size = self.batch_size or DEFAULT_BATCH_SIZE
         order = np.random.default_rng(seed_of(self._entropy, HELD_OUT)).permutation(len(data))
-        return _pieces(data, order[: _whole(min(_wanted(size), len(data)), size)], size)
+        return list(_pieces(data, order[: _whole(min(_wanted(size), len(data)), size)], size))
 
 
 class _ObservationSource:
@@ -110,7 +117,7 @@ class _ObservationSource:
         order = np.random.default_rng(seed_of(entropy, HELD_OUT)).permutation(len(rows))
         most = min(int(LARGEST_SHARE_HELD_OUT * len(rows)), len(rows) - self.batch_size)
         apart = _whole(min(_wanted(self.batch_size), most), self.batch_size) if keep else 0
-        self.held_out = _pieces(rows, order[:apart], self.batch_size)
+        self.held_out = list(_pieces(rows, order[:apart], self.batch_size))
         self._training = np.sort(order[apart:])
         self._order: tuple[tuple[int, int], IntArray] = ((-1, -1), self._training)  # of the last stream and epoch
         self._drawn: tuple[int, dict[int, Batch]] = (-1, {})  # the batches of the last stream
@@ -126,8 +133,11 @@ class _ObservationSource:
             drawn[step] = to_device(self._draw(stream, step), torch.device("cpu"))
         return to_device(drawn[step], self._device)
 
+    def num_batches(self) -> int:
+        return len(self._training) // self.batch_size
+
     def _draw(self, stream: int, step: int) -> Batch:
-        epoch, place = divmod(step, len(self._training) // self.batch_size)
+        epoch, place = divmod(step, self.num_batches())
         if self._order[0] != (stream, epoch):
             seed = seed_of(self._entropy, STREAM, stream, epoch)
             self._order = (stream, epoch), np.random.default_rng(seed).permutation(self._training)
@@ -145,10 +155,11 @@ class _BatchSource:
         if not self._training:
             raise ValueError("`data` must yield at least one batch, got none.")
         self._ended = False
-        wanted = _num_held_out(stream.batch_size, self._training[0])
-        while self._pull(HELD_OUT_BATCHES_OF * wanted):
-            pass
-        apart = min(wanted, len(self._training) // HELD_OUT_BATCHES_OF) if keep else 0
+        apart = 0
+        if keep:
+            wanted = _num_held_out(stream.batch_size, self._training[0])
+            self._pull_all(HELD_OUT_BATCHES_OF * wanted)
+            apart = min(wanted, len(self._training) // HELD_OUT_BATCHES_OF)
         self.held_out = [stream.move(batch) for batch in self._training[:apart]]
         del self._training[:apart]
 
@@ -157,14 +168,22 @@ class _BatchSource:
         if stream == 0:
             if not self._ended and len(self._training) <= step:
                 self._fork(stream, step)
-                while self._pull(step + 1):
-                    pass
+                self._pull_all(step + 1)
         else:
             if stream not in self._orders:
                 seed = seed_of(self._entropy, STREAM, stream, 0)
                 self._orders[stream] = np.random.default_rng(seed).permutation(len(self._training))
             number = int(self._orders[stream][step % len(self._orders[stream])])
         return self._stream.move(self._training[number % len(self._training)])
+
+    def num_batches(self) -> int:
+        self._fork(0, len(self._training))
+        self._pull_all(sys.maxsize)
+        return len(self._training)
+
+    def _pull_all(self, most: int) -> None:
+        while self._pull(most):
+            pass
 
     def _pull(self, most: int) -> bool:
         """Read one more batch if there are fewer than ``most``, and return whether there was one."""
@@ -176,18 +195,20 @@ class _BatchSource:
         return bool(new)
 
 
-def _wanted(size: int) -> int:
-    """Return how many observations to hold out, in whole batches."""
-    return size * max(HELD_OUT_BATCHES, -(-HELD_OUT_OBSERVATIONS // size))
+def all_batches(data: Data, size: int) -> Iterator[Batch]:
+    """Yield all the data on the device, in its order.
+
+    Args:
+        data: The data.
+        size: The observations of a batch, where the data has no batches of its own; the last one may have fewer.
+    """
+    if isinstance(data, BatchStream):
+        yield from map(data.move, data)
+    else:
+        yield from _pieces(data, np.arange(len(data), dtype=np.int64), size)
 
 
-def _num_held_out(size: int | None, batch: Batch) -> int:
-    """Return how many batches to hold out of a loader or an iterable, of which one batch is given."""
-    size = size or _first_dimension(batch)
-    return HELD_OUT_BATCHES if not size else min(_wanted(size) // size, MOST_HELD_OUT_BATCHES)
-
-
-def _first_dimension(batch: Batch) -> int:
+def num_observations(batch: Batch) -> int:
     """Return the first dimension of the first tensor in a batch, which is its size as a rule; 0 if there is none."""
     sizes: list[int] = []
 
@@ -199,10 +220,21 @@ def _first_dimension(batch: Batch) -> int:
     return sizes[0] if sizes else 0
 
 
+def _wanted(size: int) -> int:
+    """Return how many observations to hold out, in whole batches."""
+    return size * max(HELD_OUT_BATCHES, -(-HELD_OUT_OBSERVATIONS // size))
+
+
+def _num_held_out(size: int | None, batch: Batch) -> int:
+    """Return how many batches to hold out of a loader or an iterable, of which one batch is given."""
+    size = size or num_observations(batch)
+    return HELD_OUT_BATCHES if not size else min(_wanted(size) // size, MOST_HELD_OUT_BATCHES)
+
+
 def _whole(number: int, size: int) -> int:
     """Return how many of some observations fill whole batches; all of them, a short batch, where they fill none."""
     return number // size * size or number
 
 
-def _pieces(rows: Rows, indices: IntArray, size: int) -> list[Batch]:
-    return [rows.batch(indices[begin : begin + size]) for begin in range(0, len(indices), size)]
+def _pieces(rows: Rows, indices: IntArray, size: int) -> Iterator[Batch]:
+    return (rows.batch(indices[begin : begin + size]) for begin in range(0, len(indices), size))

@@ -1,5 +1,7 @@
 """What a user trains with, checked: model, loss, optimizer and device."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +14,9 @@ from autolr.batches import outline
 from autolr.param_groups import base_learning_rates
 from autolr.probing.held import held_generators
 from autolr.probing.objective import Objective
+from autolr.probing.random_state import ForkedRandomness
+from autolr.probing.start import Start
+from autolr.probing.state import preserved_state
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,17 +44,34 @@ class Training:
             raise ValueError(invalid("optimizer", "hold trainable parameters of `model`", self.optimizer))
         return [parameter for parameter in {**of_model, **of_optimizer}.values() if parameter.requires_grad]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the first trainable parameter, which floats of NumPy and pandas become."""
+        return self.parameters()[0].dtype
+
     def objective(self) -> Objective:
         """Return the loss, ready to be probed."""
         return Objective(self.model, self.loss_fn, self.compute_loss, self.parameters())
 
-    def generators(self) -> list[object]:
-        """Return the random generators that the loss functions, the model's and the optimizer's hooks hold."""
-        return list(held_generators(self.loss_fn, self.compute_loss, self.model, self.optimizer))
+    @contextmanager
+    def preserved(self, generators: Sequence[object] = (), forked: Sequence[object] = ()) -> Iterator[Start]:
+        """Put everything back on every way out of the block, in which probes may start.
 
-    def devices(self) -> set[torch.device]:
-        """Return the devices of the parameters and of the batches."""
-        return {self.device, *(parameter.device for parameter in self.parameters())}
+        Args:
+            generators: The random generators of the user's data, which are put back too.
+            forked: Those of them that are moved with the global ones, to a state for each row.
+
+        Yields:
+            Where every probe starts: the state in which model and optimizer are handed over.
+        """
+        objective = self.objective()
+        # of the loss functions, the model's and the optimizer's hooks
+        held = held_generators(self.loss_fn, self.compute_loss, self.model, self.optimizer)
+        devices = {self.device, *(parameter.device for parameter in objective.parameters)}
+        objects = (*objective.modules(), self.optimizer, *held, *generators)
+        with torch.inference_mode(False), preserved_state(*objects, devices=devices) as snapshot:
+            randomness = ForkedRandomness(devices, (*held, *forked))
+            yield Start(objective, self.optimizer, snapshot, randomness, base_learning_rates(self.optimizer))
 
     def settings(self) -> dict[str, Any]:
         """Return what it is, as JSON values."""

@@ -171,7 +171,7 @@ class AutoLRTuner:
             X,
             Y,
             device=self._training.device,
-            dtype=self._training.parameters()[0].dtype,
+            dtype=self._training.dtype,
             rng=self._rng,
             learning_rates=learning_rates,
             num_subsamples=num_subsamples,

@@ -151,29 +151,36 @@ class Objective:
         elif self._buffers:
             torch._foreach_copy_(self._buffers, self._values)
 
-    def gradient(self, batch: Batch, *, keep: bool = False) -> torch.Tensor:
-        """Leave the gradient of the loss on ``batch`` in ``.grad`` of the parameters, and return the loss.
+    def gradient(self, *batches: Batch, keep: bool = False) -> torch.Tensor:
+        """Leave the gradient of the loss on a batch in ``.grad`` of the parameters, and return the loss.
 
         Args:
-            batch: The batch.
+            *batches: The batch; or the micro-batches of a step, over which losses and gradients are averaged.
             keep: Leave the modules as the forward leaves them, as training does, instead of putting them back.
 
         Raises:
             TypeError: If the loss is not a tensor of floats.
             ValueError: If it is not a scalar, or does not depend on the parameters.
         """
-        self.num_gradients += 1
         self.clear_gradients()
-        with torch.enable_grad():
-            loss = self._scalar(batch)
-            if not loss.requires_grad:
-                raise ValueError(
-                    invalid("loss_fn" if self._loss_fn else "compute_loss", "depend on trainable parameters", loss)
-                )
-            loss.backward(inputs=self.parameters)  # type: ignore[no-untyped-call]
+        losses = []
+        for batch in batches:
+            self.num_gradients += 1
+            with torch.enable_grad():
+                loss = self._attached(self._scalar(batch)) / len(batches)
+                loss.backward(inputs=self.parameters)  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
         if not keep:
             self._around.restore()
-        return loss.detach()
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def _attached(self, loss: torch.Tensor) -> torch.Tensor:
+        """Return a loss that has a graph, or raise."""
+        if not loss.requires_grad:
+            raise ValueError(
+                invalid("loss_fn" if self._loss_fn else "compute_loss", "depend on trainable parameters", loss)
+            )
+        return loss
 
     def bookmark(self) -> Callable[[], object]:
         """Return a function that puts back what a forward changes in the modules, but for the weights, as it is now."""
