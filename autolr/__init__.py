@@ -19,12 +19,18 @@ if TYPE_CHECKING:
         ResolutionWarning,
     )
     from autolr.grids import linear_grid, log_grid
+    from autolr.loss_curve import loss_by_learning_rate
+    from autolr.range_result import RangeTest
+    from autolr.range_test import lr_range_test
     from autolr.result import TuningResult
+    from autolr.schedules.compare import ScheduleComparison, compare_schedules
     from autolr.schedules.make import make_scheduler
     from autolr.schedules.rebase import rebase_scheduler
+    from autolr.schedules.second_order import SecondOrderLR
     from autolr.search import find_lr
     from autolr.search_result import SearchResult
     from autolr.suggestion import Suggestion
+    from autolr.taylor import TaylorExpansion, taylor_expansion
     from autolr.tuner import AutoLRTuner
 
 __all__ = [  # noqa: RUF022 (grouped)
@@ -36,11 +42,21 @@ __all__ = [  # noqa: RUF022 (grouped)
     # search for the rate of a whole run
     "find_lr",
     "SearchResult",
+    # one batch, one step: the loss at many rates, and its derivatives by the rate
+    "loss_by_learning_rate",
+    "taylor_expansion",
+    "TaylorExpansion",
+    # one training run at rising rates
+    "lr_range_test",
+    "RangeTest",
     # grids and schedules
     "log_grid",
     "linear_grid",
     "make_scheduler",
     "rebase_scheduler",
+    "SecondOrderLR",
+    "compare_schedules",
+    "ScheduleComparison",
     # intervals, bands and sets for any matrix of loss differentials
     "statistics",
     # errors and warnings
@@ -61,10 +77,18 @@ _HOMES = {
     "Suggestion": "suggestion",
     "find_lr": "search",
     "SearchResult": "search_result",
+    "loss_by_learning_rate": "loss_curve",
+    "taylor_expansion": "taylor",
+    "TaylorExpansion": "taylor",
+    "lr_range_test": "range_test",
+    "RangeTest": "range_result",
     "log_grid": "grids",
     "linear_grid": "grids",
     "make_scheduler": "schedules.make",
     "rebase_scheduler": "schedules.rebase",
+    "SecondOrderLR": "schedules.second_order",
+    "compare_schedules": "schedules.compare",
+    "ScheduleComparison": "schedules.compare",
     "__version__": "_version",
 } | dict.fromkeys((name for name in __all__ if name.endswith(("Error", "Warning"))), "errors")
 

@@ -22,10 +22,12 @@ LAYERS = [
         "subsampling",
     },
     {"probing", "statistics"},
-    {"plotting", "plot_search", "_plot_axes", "schedules", "storage"},
+    {"training", "streams"},
+    {"plotting", "plot_search", "plot_range", "plot_taylor", "plot_schedules", "_plot_axes", "schedules", "storage"},
     {"levels", "caveats", "suggestion", "verdict", "result", "search_verdict", "search_result"},
-    {"plan", "training", "cells", "sparse", "adaptive", "measure", "picker", "streams", "scan", "search_decision"},
-    {"tuner", "search"},
+    {"range_rules", "range_result"},
+    {"plan", "cells", "sparse", "adaptive", "measure", "picker", "scan", "search_decision"},
+    {"tuner", "search", "range_test", "loss_curve", "taylor"},
     {"demo", "cli", "__main__"},
 ]
 STRANGERS = [("probing", "statistics"), ("statistics", "probing")]
