@@ -4,6 +4,7 @@ import collections
 import copy
 import dataclasses
 import re
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ from torch.utils.data import (
 )
 
 from autolr.batches import map_tensors, to_device
-from autolr.data import ArrayRows, BatchStream, DatasetRows, read_data
+from autolr.data import ArrayRows, BatchStream, DatasetRows, read_batch, read_data
 
 CPU = torch.device("cpu")
 VALUES = [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [0.0, 1.0]]
@@ -55,6 +56,12 @@ def read_only(array):
     return array
 
 
+def matrix(values):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PendingDeprecationWarning)
+        return np.asmatrix(values)
+
+
 ARRAYS = {
     "float32": np.array(VALUES, np.float32),
     "float64": np.array(VALUES),
@@ -65,7 +72,7 @@ ARRAYS = {
     "every other row": np.repeat(np.array(VALUES), 2, axis=0)[::2],
     "negative strides": np.array(VALUES)[::-1, ::-1].copy()[::-1, ::-1],
     "read-only": read_only(np.array(VALUES)),
-    "matrix": np.asmatrix(VALUES),
+    "matrix": matrix(VALUES),
     "unmasked": np.ma.array(VALUES),
     "frame": pd.DataFrame(VALUES, columns=["a", "b"], index=[7, 7, 8, 9]),
     "mixed frame": pd.DataFrame({"a": [1, 3, 5, 0], "b": np.float32([2, 4, 6, 1])}),
@@ -367,3 +374,21 @@ def test_floats_of_python_and_numpy_in_a_dataset_get_the_dtype_of_the_model(iter
     x, y = next(iter(data)) if iterable else data.batch(np.arange(4))
     assert (x.dtype, x.shape) == (torch.float16, (4, 3))
     assert [y[name].dtype for name in "abcd"] == [torch.float16, torch.float16, torch.int64, torch.float32]
+
+
+def test_one_batch_is_read_as_those_of_a_loader_are():
+    x, y = read_batch(pd.DataFrame(VALUES), np.array([1, 2, 3, 4]), device=CPU, dtype=torch.float16)
+    assert x.dtype == torch.float16
+    assert torch.equal(x.float(), torch.tensor(VALUES))
+    assert torch.equal(y, torch.arange(1, 5))
+    given = {"x": np.ones((2, 3)), "mask": torch.ones(2, dtype=torch.bool)}
+    batch = read_batch(given, device=CPU, dtype=torch.float32)
+    assert batch["x"].dtype == torch.float32
+    assert batch["mask"] is not given["mask"]
+    assert read_batch(given, [1, 2], device=CPU, dtype=torch.float32)[1] == [1, 2]
+
+
+@pytest.mark.parametrize("data", [TensorDataset(torch.ones(3)), DataLoader([1.0]), "lr", None, iter([1.0])])
+def test_data_of_many_batches_is_no_batch(data):
+    with pytest.raises(TypeError, match="`X` must be a tensor, a NumPy array or a pandas frame, or one batch, got"):
+        read_batch(data, device=CPU, dtype=torch.float32)

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from autolr.data import read_data
 from autolr.probing.random_state import ForkedRandomness
-from autolr.streams import Streams
+from autolr.streams import Streams, all_batches, num_observations
 
 CPU = torch.device("cpu")
 
@@ -28,12 +28,13 @@ class Counted(Dataset):
         return torch.tensor([float(index)])
 
 
-def streams(data, *, batch_size=None, val_data=None, entropy=0):
+def streams(data, *, batch_size=None, val_data=None, entropy=0, hold_out=True):
     read, judged = (
         None if given is None else read_data(given, device=CPU, dtype=torch.float32) for given in (data, val_data)
     )
     randomness = ForkedRandomness(())
-    return Streams(read, batch_size=batch_size, val_data=judged, entropy=entropy, randomness=randomness, device=CPU)
+    options = {"batch_size": batch_size, "val_data": judged, "entropy": entropy, "hold_out": hold_out}
+    return Streams(read, **options, randomness=randomness, device=CPU)
 
 
 def batches(num, size):
@@ -134,3 +135,22 @@ def test_no_batch_is_an_error():
         streams([])
     with pytest.raises(ValueError, match=r"`val_data` must yield at least one batch, got none\."):
         streams(batches(9, 9), val_data=[])
+
+
+@pytest.mark.parametrize("make", [lambda: torch.arange(100.0), lambda: Counted(100), lambda: batches(20, 5)])
+def test_an_epoch_without_held_out_batches_has_every_observation_once(make):
+    source = streams(make(), batch_size=5 if not isinstance(make(), list) else None, hold_out=False)
+    assert source.held_out == []
+    assert source.num_batches() == 20
+    for stream in (0, 2):
+        for epoch in (0, 1):
+            seen = [number for step in range(20) for number in numbers(source.batch(stream, 20 * epoch + step))]
+            assert sorted(seen) == list(range(100))
+
+
+@pytest.mark.parametrize(("data", "sizes"), [(torch.arange(10.0), [4, 4, 2]), (batches(2, 3), [3, 3])])
+def test_all_batches_are_the_whole_data_in_its_order(data, sizes):
+    read = read_data(data, device=CPU, dtype=torch.float32)
+    found = list(all_batches(read, 4))
+    assert [num_observations(batch) for batch in found] == sizes
+    assert torch.equal(torch.cat(found), torch.arange(float(sum(sizes))))

@@ -145,3 +145,11 @@ def test_arrays_are_copies_in_c_order():
 
 def test_differentials_may_be_infinite_and_of_one_row_where_that_is_enough():
     assert check_delta([[1, INF]], minimum=1).tolist() == [[1.0, INF]]
+
+
+def test_rates_may_begin_at_zero_where_that_has_a_meaning():
+    assert check_learning_rates([0.0, 1.0], zero=True).tolist() == [0.0, 1.0]
+    with pytest.raises(ValueError, match=r"`learning_rates` must be finite and not negative, got \[-1.0, 1.0\]."):
+        check_learning_rates([-1.0, 1.0], zero=True)
+    with pytest.raises(ValueError, match="must be strictly increasing"):
+        check_learning_rates([1.0, 0.0], zero=True)

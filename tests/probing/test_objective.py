@@ -180,3 +180,16 @@ def test_a_loss_that_broadcasts_to_the_same_value_by_chance_is_refused_too():
         absolute.check((X, y))
     absolute.check((X, y.reshape(4, 1)))
     objective(far_above, lambda output, target: (output.squeeze(1) - target).abs().mean()).check((X, y))
+
+
+def test_the_gradient_of_micro_batches_is_that_of_the_batch_that_they_make_up():
+    model, batch = nn.Linear(3, 1).double(), (X.double(), torch.zeros(4, 1).double())
+    whole = objective(model, nn.MSELoss())
+    expected = whole.gradient(batch)
+    gradients = [parameter.grad.clone() for parameter in model.parameters()]
+    parts = objective(model, nn.MSELoss())
+    loss = parts.gradient(*((batch[0][rows], batch[1][rows]) for rows in (slice(2), slice(2, 4))))
+    assert float(loss) == pytest.approx(float(expected), rel=1e-14)
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-14, atol=0.0)
+    assert (whole.num_gradients, parts.num_gradients) == (1, 2)
