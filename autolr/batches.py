@@ -11,6 +11,10 @@ from torch.nn.utils.rnn import PackedSequence
 from autolr._typing import Batch
 
 
+class MicroBatches(tuple[Batch, ...]):
+    """The micro-batches of one optimizer step, over which losses and gradients are averaged."""
+
+
 def map_tensors(function: Callable[[torch.Tensor], torch.Tensor], batch: Batch) -> Batch:
     """Apply ``function`` to every tensor of a batch: in tuples, lists, mappings and dataclasses, at any depth.
 

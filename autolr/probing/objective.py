@@ -7,17 +7,16 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from autolr._typing import Batch, ComputeLoss, LossFunction
 from autolr._validation import describe, invalid
-from autolr.batches import map_tensors
+from autolr.batches import MicroBatches, map_tensors
 from autolr.probing.held import held_modules
+from autolr.probing.mistakes import integers_refused, refuse_broadcast
 from autolr.probing.state import Snapshot, distinct_entries
 
 _Context = AbstractContextManager[object]
 _PLAIN = nullcontext()
-_EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 
 
 class Objective:
@@ -31,6 +30,10 @@ class Objective:
         loss_fn: The loss of an output and a target, or ``None``.
         compute_loss: The loss of a model on a batch, or ``None``.
         parameters: The parameters whose gradients are computed; those without ``requires_grad`` are left out.
+        autocast: Makes the context in which every loss is computed, such as ``torch.autocast``; ``None``: none.
+        scaler: By whose scale losses are multiplied before their backward, so that gradients in half precision do not
+            underflow; gradients are divided by it again. It is only asked for its scale.
+        clip: Called with the parameters when their gradients are complete, to change these in place.
 
     Attributes:
         weights: All parameters of the modules and those given.
@@ -45,6 +48,10 @@ class Objective:
         loss_fn: LossFunction | None,
         compute_loss: ComputeLoss | None,
         parameters: Sequence[torch.Tensor],
+        *,
+        autocast: Callable[[], _Context] | None = None,
+        scaler: torch.amp.GradScaler | None = None,
+        clip: Callable[[Sequence[torch.Tensor]], object] | None = None,
     ) -> None:
         self.model = model
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
@@ -53,6 +60,7 @@ class Objective:
         self.epsilon = 0.0
         self._loss_fn = loss_fn
         self._compute_loss = compute_loss
+        self._autocast, self._scaler, self._clip = autocast, scaler, clip
         self._checked = self._needs_graph = False
         self._writes_batch = self._changes_attributes = True  # unless checked
         owned = (parameter for module in self.modules() for parameter in module.parameters())
@@ -88,7 +96,7 @@ class Objective:
 
     def modules(self) -> list[nn.Module]:
         """Return the model and the modules that the loss function is seen to hold: a second network, a learned loss."""
-        return held_modules(self.model, self._loss_fn, self._compute_loss)
+        return held_modules(self.model, self._loss_fn, self._compute_loss, self._clip)
 
     def loss(self, batch: Batch, *, keep: bool = False, within: _Context = _PLAIN) -> float:
         """Return the loss on ``batch``, as a Python float; the modules are put back, but for the weights.
@@ -102,7 +110,7 @@ class Objective:
             TypeError: If the loss is not a tensor of floats.
             ValueError: If it is not a scalar.
         """
-        self.num_forwards += 1
+        self.num_forwards += _num_parts(batch)
         with torch.set_grad_enabled(self._needs_graph):
             with within:
                 loss = self._scalar(batch)
@@ -129,7 +137,7 @@ class Objective:
             with at(rate):
                 return self._scalar(batch)
 
-        self.num_forwards += len(rates)
+        self.num_forwards += len(rates) * _num_parts(batch)
         try:
             with torch.no_grad():
                 losses = torch.vmap(loss, randomness="same")(rates)
@@ -151,11 +159,13 @@ class Objective:
         elif self._buffers:
             torch._foreach_copy_(self._buffers, self._values)
 
-    def gradient(self, *batches: Batch, keep: bool = False) -> torch.Tensor:
-        """Leave the gradient of the loss on a batch in ``.grad`` of the parameters, and return the loss.
+    def gradient(self, batch: Batch, *, keep: bool = False) -> torch.Tensor:
+        """Leave the gradient of the loss on ``batch`` in ``.grad`` of the parameters, and return the loss.
+
+        Of :class:`MicroBatches`, one after the other is gone through, and the gradients add up to that of the mean.
 
         Args:
-            *batches: The batch; or the micro-batches of a step, over which losses and gradients are averaged.
+            batch: The batch.
             keep: Leave the modules as the forward leaves them, as training does, instead of putting them back.
 
         Raises:
@@ -163,24 +173,49 @@ class Objective:
             ValueError: If it is not a scalar, or does not depend on the parameters.
         """
         self.clear_gradients()
+        parts = batch if isinstance(batch, MicroBatches) else (batch,)
         losses = []
-        for batch in batches:
+        for part in parts:
             self.num_gradients += 1
             with torch.enable_grad():
-                loss = self._attached(self._scalar(batch)) / len(batches)
-                loss.backward(inputs=self.parameters)  # type: ignore[no-untyped-call]
+                loss = self._scalar(part)
+                if not loss.requires_grad:
+                    raise ValueError(
+                        invalid("loss_fn" if self._loss_fn else "compute_loss", "depend on trainable parameters", loss)
+                    )
+                loss = loss / len(parts) if len(parts) > 1 else loss
+                self._backward(loss)
             losses.append(loss.detach())
+        if self._clip is not None:
+            self._clip([parameter for parameter in self.parameters if parameter.grad is not None])
         if not keep:
             self._around.restore()
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
-    def _attached(self, loss: torch.Tensor) -> torch.Tensor:
-        """Return a loss that has a graph, or raise."""
-        if not loss.requires_grad:
-            raise ValueError(
-                invalid("loss_fn" if self._loss_fn else "compute_loss", "depend on trainable parameters", loss)
-            )
-        return loss
+    def _backward(self, loss: torch.Tensor) -> None:
+        """Add the gradients of a loss to ``.grad``.
+
+        With a scaler, where the scaled gradients overflow, the scale is halved and the backward repeated: a probe has
+        no use for a step that is skipped, with which a training adapts its scale. Scales are powers of two, by which
+        gradients are multiplied and divided without rounding.
+        """
+        if self._scaler is None:
+            loss.backward(inputs=self.parameters)  # type: ignore[no-untyped-call]
+            return
+        before = [parameter.grad for parameter in self.parameters]
+        scale = self._scaler.get_scale()
+        while True:
+            for parameter in self.parameters:
+                parameter.grad = None
+            (loss * scale).backward(inputs=self.parameters, retain_graph=True)  # type: ignore[no-untyped-call]
+            gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+            if scale <= 1.0 or not bool(loss.isfinite()) or all(bool(g.isfinite().all()) for g in gradients):
+                break
+            scale /= 2.0
+        torch._foreach_div_(gradients, scale)
+        for parameter, gradient in zip(self.parameters, before, strict=True):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
 
     def bookmark(self) -> Callable[[], object]:
         """Return a function that puts back what a forward changes in the modules, but for the weights, as it is now."""
@@ -201,20 +236,13 @@ class Objective:
             TypeError: If integers are fed into a layer of floats, or the batch has another form than the loss needs.
             ValueError: If the loss broadcasts an output of shape (m, 1) against a target of shape (m,).
         """
-        self.num_forwards += 1
+        self.num_forwards += _num_parts(batch)
         own = map_tensors(torch.Tensor.clone, batch)
         wrote, self._writes_batch = self._writes_batch and self._checked, False
         tensors = _tensors_of(own)
         versions = [tensor._version for tensor in tensors]
-        layers = {id(layer): layer for module in self.modules() for layer in module.modules() if _is_float_layer(layer)}
-        handles: list[RemovableHandle] = []
-        try:
-            for layer in layers.values():
-                handles.append(layer.register_forward_pre_hook(_refuse_integers))
+        with integers_refused(self.modules()):
             loss = self._checked_loss(own, batch)
-        finally:
-            for handle in handles:
-                handle.remove()
         self.epsilon = torch.finfo(loss.dtype).eps
         after = _tensors_of(own)
         same = len(after) == len(tensors) and all(one is other for one, other in zip(after, tensors, strict=True))
@@ -235,6 +263,12 @@ class Objective:
             return self._scalar(map_tensors(torch.Tensor.clone, batch), check_broadcast=True)
 
     def _scalar(self, batch: Batch, *, check_broadcast: bool = False) -> torch.Tensor:
+        if isinstance(batch, MicroBatches):
+            return torch.stack([self._scalar(part, check_broadcast=check_broadcast) for part in batch]).mean()
+        with _PLAIN if self._autocast is None else self._autocast():
+            return self._loss(batch, check_broadcast=check_broadcast)
+
+    def _loss(self, batch: Batch, *, check_broadcast: bool) -> torch.Tensor:
         torch.clear_autocast_cache()  # of weights that have moved since, where the caller is within autocast
         if self._writes_batch:
             batch = map_tensors(torch.Tensor.clone, batch)
@@ -245,7 +279,7 @@ class Objective:
             output = self.model(x)
             loss = self._loss_fn(output, y)
             if check_broadcast:
-                _refuse_broadcast(self._loss_fn, output, y, loss)
+                refuse_broadcast(self._loss_fn, output, y, loss)
         else:
             loss = _carried_loss(_call(self.model, batch))
         name = "compute_loss" if self._loss_fn is None else "loss_fn"
@@ -254,6 +288,10 @@ class Objective:
         if loss.ndim != 0:
             raise ValueError(invalid(name, "return a scalar, the mean over the observations", tuple(loss.shape)))
         return loss
+
+
+def _num_parts(batch: Batch) -> int:
+    return len(batch) if isinstance(batch, MicroBatches) else 1
 
 
 def _pair(batch: Batch) -> tuple[Any, Any]:
@@ -284,39 +322,6 @@ def _carried_loss(output: Any) -> Any:
     )
 
 
-def _refuse_broadcast(loss_fn: LossFunction, output: Any, target: Any, loss: Any) -> None:
-    """Raise if output (m, 1) meets target (m,), or the reverse, and that changes the loss.
-
-    A loss that squeezes by itself gives the same value where the output has the target's shape, and is let through;
-    one that needs the other shape (class indices) raises, and is let through too. Compared at the output and, as the
-    values can be equal by chance (an absolute loss far from its target), at an output made of the targets, moved on.
-    """
-    if not (isinstance(output, torch.Tensor) and isinstance(target, torch.Tensor) and isinstance(loss, torch.Tensor)):
-        return
-    shapes = output.shape, target.shape
-    longer, shorter = sorted(shapes, key=len, reverse=True)
-    if longer != (*shorter, 1) or output.numel() < 2:
-        return
-    for values in (output, target.roll(1, 0).reshape(output.shape).to(output.dtype)):
-        try:
-            loss, same_shape = loss_fn(values, target), loss_fn(values.reshape(target.shape), target)
-        except (RuntimeError, ValueError, TypeError, IndexError):
-            return
-        if same_shape.shape == loss.shape and not torch.allclose(same_shape, loss, equal_nan=True):
-            raise ValueError(
-                f"`loss_fn` must compare output and target of one shape, got output {tuple(output.shape)}"
-                f" and target {tuple(target.shape)}, which broadcast against each other: reshape one of them."
-            )
-
-
-def _is_float_layer(module: nn.Module) -> bool:
-    """Return whether this is one of torch's own layers with float weights, which integers cannot be fed into."""
-    if not type(module).__module__.startswith("torch.nn.modules") or isinstance(module, _EMBEDDINGS):
-        return False
-    weight = next(iter(module.parameters(recurse=False)), None)
-    return weight is not None and weight.is_floating_point()
-
-
 def _is_compiled(part: object) -> bool:
     """Return whether this is a scripted or compiled module or function."""
     return (
@@ -325,16 +330,6 @@ def _is_compiled(part: object) -> bool:
         or getattr(part, "_compiled_call_impl", None) is not None
         or hasattr(part, "_torchdynamo_orig_callable")
     )
-
-
-def _refuse_integers(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-    """Raise if a layer of floats is fed integers: a hook for the duration of a check."""
-    x = arguments[0] if arguments else None
-    if isinstance(x, torch.Tensor) and not (x.is_floating_point() or x.is_complex()):
-        raise TypeError(
-            f"`X` must have a floating-point dtype for the model's {type(module).__name__} layer, got {x.dtype}:"
-            " convert it, for example with X.float()."
-        )
 
 
 def _tensors_of(batch: Batch) -> list[torch.Tensor]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from autolr.batches import MicroBatches
 from autolr.probing.held import held_modules
 from autolr.probing.objective import Objective
 
@@ -188,8 +189,11 @@ def test_the_gradient_of_micro_batches_is_that_of_the_batch_that_they_make_up():
     expected = whole.gradient(batch)
     gradients = [parameter.grad.clone() for parameter in model.parameters()]
     parts = objective(model, nn.MSELoss())
-    loss = parts.gradient(*((batch[0][rows], batch[1][rows]) for rows in (slice(2), slice(2, 4))))
+    micro = MicroBatches((batch[0][rows], batch[1][rows]) for rows in (slice(2), slice(2, 4)))
+    loss = parts.gradient(micro)
     assert float(loss) == pytest.approx(float(expected), rel=1e-14)
     for parameter, gradient in zip(model.parameters(), gradients, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-14, atol=0.0)
     assert (whole.num_gradients, parts.num_gradients) == (1, 2)
+    assert parts.loss(micro) == pytest.approx(float(expected), rel=1e-14)
+    assert parts.num_forwards == 2
