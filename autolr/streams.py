@@ -44,6 +44,8 @@ class Streams:
         randomness: The generators that drawing may draw from; they are moved to a state of their own for each batch.
         device: Where batches go.
         hold_out: Whether anything is to be judged on; ``False``: nothing is kept apart.
+        remember: Whether batches of a ``Dataset`` are kept; ``False``, for whole runs, which memory would not hold:
+            each is drawn again from its own random state whenever it is asked for.
 
     Raises:
         ValueError: If there is no batch.
@@ -59,6 +61,7 @@ class Streams:
         randomness: ForkedRandomness,
         device: torch.device,
         hold_out: bool = True,
+        remember: bool = True,
     ) -> None:
         self._entropy, self._randomness = entropy, randomness
         keep = hold_out and val_data is None
@@ -67,7 +70,9 @@ class Streams:
             source = _BatchSource(data, keep=keep, entropy=entropy, fork=self._fork)
             self.batch_size = data.batch_size
         else:
-            source = _ObservationSource(data, batch_size, keep=keep, entropy=entropy, fork=self._fork, device=device)
+            source = _ObservationSource(
+                data, batch_size, keep=keep, remember=remember, entropy=entropy, fork=self._fork, device=device
+            )
             self.batch_size = source.batch_size
         self._source = source
         self.held_out = source.held_out if val_data is None else self._own_held_out(val_data)
@@ -106,6 +111,7 @@ class _ObservationSource:
         batch_size: int | None,
         *,
         keep: bool,
+        remember: bool,
         entropy: int,
         fork: Callable[[int, int], None],
         device: torch.device,
@@ -114,6 +120,7 @@ class _ObservationSource:
             raise ValueError(invalid("batch_size", f"be at most the {len(rows)} observations", batch_size))
         self.batch_size = min(DEFAULT_BATCH_SIZE, max(1, len(rows) // 8)) if batch_size is None else batch_size
         self._rows, self._entropy, self._fork, self._device = rows, entropy, fork, device
+        self._remember = remember
         order = np.random.default_rng(seed_of(entropy, HELD_OUT)).permutation(len(rows))
         most = min(int(LARGEST_SHARE_HELD_OUT * len(rows)), len(rows) - self.batch_size)
         apart = _whole(min(_wanted(self.batch_size), most), self.batch_size) if keep else 0
@@ -124,6 +131,9 @@ class _ObservationSource:
 
     def batch(self, stream: int, step: int) -> Batch:
         if isinstance(self._rows, ArrayRows):
+            return self._draw(stream, step)
+        if not self._remember:
+            self._fork(stream, step)
             return self._draw(stream, step)
         if self._drawn[0] != stream:
             self._drawn = stream, {}

@@ -28,13 +28,13 @@ class Counted(Dataset):
         return torch.tensor([float(index)])
 
 
-def streams(data, *, batch_size=None, val_data=None, entropy=0, hold_out=True):
+def streams(data, *, batch_size=None, val_data=None, entropy=0, hold_out=True, **others):
     read, judged = (
         None if given is None else read_data(given, device=CPU, dtype=torch.float32) for given in (data, val_data)
     )
     randomness = ForkedRandomness(())
     options = {"batch_size": batch_size, "val_data": judged, "entropy": entropy, "hold_out": hold_out}
-    return Streams(read, **options, randomness=randomness, device=CPU)
+    return Streams(read, **options, **others, randomness=randomness, device=CPU)
 
 
 def batches(num, size):
@@ -154,3 +154,15 @@ def test_all_batches_are_the_whole_data_in_its_order(data, sizes):
     found = list(all_batches(read, 4))
     assert [num_observations(batch) for batch in found] == sizes
     assert torch.equal(torch.cat(found), torch.arange(float(sum(sizes))))
+
+
+def test_batches_of_a_dataset_that_are_not_kept_are_drawn_again_from_the_same_random_state():
+    class Noisy(Counted):
+        def __getitem__(self, index):
+            return super().__getitem__(index) + torch.rand(1)
+
+    dataset = Noisy(12)
+    made = streams(dataset, batch_size=4, remember=False)
+    first, other, again = (made.batch(0, step) for step in (0, 1, 0))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)

@@ -70,13 +70,14 @@ class Start:
         for parameter, gradient in zip(self.objective.parameters, gradients, strict=True):
             parameter.grad = gradient.clone() if copy and gradient is not None else gradient
 
-    def step(self, learning_rate: float, batch: Batch, *, keep: bool = False) -> None:
-        """Take the user's optimizer step at ``learning_rate`` with the gradients as they are.
+    def step(self, learning_rate: float | None, batch: Batch, *, keep: bool = False) -> None:
+        """Take the user's optimizer step with the gradients as they are, at ``learning_rate``; ``None``: at its rates.
 
         An optimizer that needs a closure (LBFGS) is given one that computes loss and gradient on ``batch``; ``keep``
         is that of :meth:`Objective.gradient` there.
         """
-        set_learning_rate(self.optimizer, learning_rate, self.base)
+        if learning_rate is not None:
+            set_learning_rate(self.optimizer, learning_rate, self.base)
         self.randomness.rewind()
         if needs_closure(self.optimizer):
 

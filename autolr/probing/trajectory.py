@@ -74,8 +74,8 @@ class Trajectory:
         put_back()
         return loss
 
-    def step(self, learning_rate: float, batch: Batch) -> None:
-        """Take the optimizer's step with the gradient that :meth:`gradient` left."""
+    def step(self, learning_rate: float | None, batch: Batch) -> None:
+        """Take the step with the gradient that :meth:`gradient` left; ``None``: at the rates that the optimizer has."""
         self._start.step(learning_rate, batch, keep=True)
         self.num_steps += 1
 
