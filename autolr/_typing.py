@@ -1,6 +1,7 @@
 """Aliases for arrays, batches and loss functions; imports nothing at run time but NumPy."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -16,6 +17,8 @@ BoolArray: TypeAlias = NDArray[np.bool_]
 Batch: TypeAlias = Any
 LossFunction: TypeAlias = Callable[[Any, Any], "torch.Tensor"]
 ComputeLoss: TypeAlias = Callable[["torch.nn.Module", Batch], "torch.Tensor"]
+Autocast: TypeAlias = Callable[[], AbstractContextManager[Any]]
+Clip: TypeAlias = Callable[[Sequence["torch.Tensor"]], Any]
 Rng: TypeAlias = int | np.random.Generator | None
 Horizon: TypeAlias = int | Sequence[int] | NDArray[np.integer[Any]]
 Settings: TypeAlias = Mapping[str, Any]

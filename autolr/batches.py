@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,14 @@ from autolr._typing import Batch
 
 class MicroBatches(tuple[Batch, ...]):
     """The micro-batches of one optimizer step, over which losses and gradients are averaged."""
+
+
+def steps_of(batches: Sequence[Batch], accumulation_steps: int) -> list[Batch]:
+    """Return what each optimizer step takes: a batch, or :class:`MicroBatches` where it takes several."""
+    if accumulation_steps == 1:
+        return list(batches)
+    ends = range(accumulation_steps, len(batches) + 1, accumulation_steps)
+    return [MicroBatches(batches[end - accumulation_steps : end]) for end in ends]
 
 
 def map_tensors(function: Callable[[torch.Tensor], torch.Tensor], batch: Batch) -> Batch:

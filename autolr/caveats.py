@@ -110,6 +110,7 @@ def _of_the_rows(result: "TuningResult") -> Sequence[tuple[bool, str]]:
     out_of_time = bool(settings.get("out_of_time"))
     decided = bool(settings.get("adaptive")) and settings.get("stop") != "ended"
     drawn = num_rows * int(result.differentials.horizons[-1]) * (settings.get("batch_size") or 0)
+    drawn *= settings.get("accumulation_steps", 1)
     overlapping = settings.get("sampling") == "independent" and drawn > _OVERLAP * (
         settings.get("num_observations") or math.inf
     )

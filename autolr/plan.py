@@ -19,6 +19,7 @@ from autolr._validation import (
     check_option,
     check_real,
 )
+from autolr.batches import steps_of
 from autolr.data import DEFAULT_BATCH_SIZE, BatchStream, Data, DatasetRows, read_data, read_whole
 from autolr.probing.held import data_generators
 from autolr.probing.random_state import ForkedRandomness
@@ -46,6 +47,7 @@ class Plan:
         subsamples: Where the rows' batches come from.
         evaluation: Where their losses are measured: ``"subsample"``, ``"independent"``, or other subsamples.
         horizons: After how many steps losses are recorded, increasing, shape ``(H,)``.
+        accumulation_steps: The micro-batches of a step.
         warmup_steps: The steps that feed the optimizer's moments.
         engine: The engine asked for.
         interpolate: Whether most rows are probed at some rates only.
@@ -66,6 +68,7 @@ class Plan:
     subsamples: Subsamples
     evaluation: Subsamples | str
     horizons: IntArray
+    accumulation_steps: int
     warmup_steps: int
     engine: EngineName
     interpolate: bool
@@ -94,7 +97,11 @@ class Plan:
     @property
     def num_batches(self) -> int:
         """How many batches of the data a row takes."""
-        return int(self.horizons[-1]) + (1 if self.evaluation == "independent" else 0)
+        return self._num_micro_batches + (1 if self.evaluation == "independent" else 0)
+
+    @property
+    def _num_micro_batches(self) -> int:
+        return int(self.horizons[-1]) * self.accumulation_steps
 
     def seed(self, row: int, step: int = 0) -> np.random.SeedSequence:
         """Return the seed of the random state of a row, and of its steps after the first."""
@@ -113,23 +120,28 @@ class Plan:
         evaluation = batches[-1:] if isinstance(self.evaluation, str) else self.evaluation.draw(row)
         if evaluation is None:
             return None
-        num_steps, steps = int(self.horizons[-1]), [batches[0]]
-        if num_steps > 1:
+        drawn = [batches[0]]
+        if self._num_micro_batches > 1:
             further = self.subsamples.draw_further(row)
-            for step in range(1, num_steps):
-                randomness.fork(self.seed(row, step))
-                steps.append(next(further))
+            for index in range(1, self._num_micro_batches):
+                randomness.fork(self.seed(row, index))
+                drawn.append(next(further))
             randomness.fork(self.seed(row))
-        return *steps, evaluation[0]
+        steps = steps_of(drawn, self.accumulation_steps)
+        return *steps, steps[0] if self.evaluation == "subsample" else evaluation[0]
 
     def warmup_batches(self, randomness: ForkedRandomness) -> Iterator[Batch]:
         """Yield the batches of the warm-up, each drawn in a random state of its own."""
-        for index in range(self.warmup_steps):
+        drawn: list[Batch] = []
+        for index in range(self.warmup_steps * self.accumulation_steps):
             randomness.fork(seed_of(self.entropy, WARMUP_STATE, index))
             batch = self.subsamples.draw_warmup(index)
             if batch is None:
                 return
-            yield batch
+            drawn.append(batch)
+            if len(drawn) == self.accumulation_steps:
+                yield from steps_of(drawn, self.accumulation_steps)
+                drawn.clear()
 
 
 def make_plan(
@@ -145,6 +157,7 @@ def make_plan(
     sampling: Sampling,
     evaluation: Any,
     horizon: Horizon,
+    accumulation_steps: int,
     warmup_steps: int,
     engine: EngineName,
     interpolate: bool,
@@ -179,7 +192,8 @@ def make_plan(
     if not isinstance(evaluation, str):
         size = batch_size if isinstance(evaluation, IterableDataset) else None  # others have theirs, or the rows' size
         own = read_whole(evaluation, name="evaluation", device=device, dtype=dtype, batch_size=size)
-    num_steps, num_parts = int(horizons[-1]), 2 if own is None and evaluation == "independent" else 1
+    num_steps = int(horizons[-1]) * accumulation_steps  # a micro-batch of a step is drawn as a step of its own would be
+    num_parts = 2 if own is None and evaluation == "independent" else 1
     entropy = entropy_of(rng)
     if isinstance(data, BatchStream):
         size, num_observations, sampled = data.batch_size, None, "batches"
@@ -202,6 +216,7 @@ def make_plan(
         subsamples=subsamples,
         evaluation=evaluation if own is None else _evaluation_subsamples(own, size, sampling, num_subsamples, entropy),
         horizons=horizons,
+        accumulation_steps=accumulation_steps,
         warmup_steps=warmup_steps,
         engine=engine,
         interpolate=interpolate,
@@ -220,7 +235,7 @@ def make_plan(
             "num_evaluation_observations": None if own is None or isinstance(own, BatchStream) else len(own),
             "sampling": sampled,
             "evaluation": evaluation if own is None else "own data",
-            "horizon": horizons.tolist() if horizons.size > 1 else num_steps,
+            "horizon": horizons.tolist() if horizons.size > 1 else int(horizons[0]),
             "warmup_steps": warmup_steps,
             "engine_asked": engine,
             "interpolate": interpolate,

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
@@ -14,9 +14,10 @@ from tqdm.auto import tqdm
 
 from autolr._progress import progress_bar
 from autolr._text import format_rate
-from autolr._typing import Batch, ComputeLoss, LossFunction, Rng
+from autolr._typing import Autocast, Batch, Clip, ComputeLoss, LossFunction, Rng
 from autolr._validation import check_flag, check_integer, check_option, check_real, check_rng
 from autolr._version import versions
+from autolr.batches import steps_of
 from autolr.data import DatasetRows, read_whole
 from autolr.errors import DivergedError
 from autolr.picker import (
@@ -66,6 +67,11 @@ def find_lr(
     device: torch.device | str | None = None,
     rng: Rng = None,
     progress: bool | None = None,
+    autocast: Autocast | None = None,
+    scaler: torch.amp.GradScaler | None = None,
+    accumulation_steps: int = 1,
+    clip: Clip | None = None,
+    groups: Sequence[int] | None = None,
 ) -> Suggestion:
     r"""Find the learning rate to train a whole run with.
 
@@ -114,6 +120,11 @@ def find_lr(
         device: Where batches go; by default where the first parameter is.
         rng: An int gives the same answer at each call; a ``numpy.random.Generator`` is advanced.
         progress: ``None``: a bar on a terminal only; ``True`` or ``False`` force it.
+        autocast: As for :class:`AutoLRTuner`.
+        scaler: As for :class:`AutoLRTuner`.
+        accumulation_steps: The batches of a step; ``total_steps`` counts steps.
+        clip: As for :class:`AutoLRTuner`.
+        groups: As for :class:`AutoLRTuner`; the groups that are not tuned train at their rates, without the schedule.
 
     Returns:
         The rate with its interval, caveats and verdict; its ``evidence`` is a :class:`SearchResult`.
@@ -136,7 +147,18 @@ def find_lr(
         True
     """
     began = time.perf_counter()
-    training = check_training(model, loss_fn, optimizer, compute_loss=compute_loss, device=device)
+    training = check_training(
+        model,
+        loss_fn,
+        optimizer,
+        compute_loss=compute_loss,
+        device=device,
+        autocast=autocast,
+        scaler=scaler,
+        accumulation_steps=accumulation_steps,
+        clip=clip,
+        groups=groups,
+    )
     check_rng(rng)
     if total_steps is not None:
         total_steps = check_integer("total_steps", total_steps, minimum=1)
@@ -175,7 +197,8 @@ def find_lr(
             randomness=start.randomness,
             device=training.device,
         )
-        check_batch(objective, "training", streams.batch(0, 0))
+        batch = partial(_batch, streams, training.accumulation_steps)
+        check_batch(objective, "training", batch(0, 0))
         state = seed_of(entropy, HELD_OUT, 1)
         untrained = _held_out_losses(start, streams.held_out, state)
         steps = {
@@ -189,7 +212,7 @@ def find_lr(
                     break
                 courses = Courses(
                     start,
-                    partial(streams.batch, stream),
+                    partial(batch, stream),
                     partial(seed_of, entropy, COURSE_STATE, stream),
                     hopeless=HOPELESS,
                 )
@@ -232,6 +255,13 @@ def find_lr(
     told = total_steps is not None
     decision["caveats"] = caveats_of_search(settings, scans, decision, told=told, asked=num_streams)
     return SearchResult(trace_of(scans), decision, settings).suggestion
+
+
+def _batch(streams: Streams, accumulation_steps: int, stream: int, step: int) -> Batch:
+    """Return what a step takes: a batch, or several."""
+    first = step * accumulation_steps
+    drawn = [streams.batch(stream, number) for number in range(first, first + accumulation_steps)]
+    return steps_of(drawn, accumulation_steps)[0]
 
 
 def _held_out_losses(start: Start, batches: list[Batch], state: np.random.SeedSequence) -> list[float]:

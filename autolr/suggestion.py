@@ -14,7 +14,7 @@ from autolr._validation import invalid
 from autolr.caveats import caveats_of, is_below_resolution
 from autolr.errors import DivergenceWarning, GridEdgeWarning, ResolutionWarning
 from autolr.levels import level_of
-from autolr.param_groups import base_learning_rates, set_learning_rate
+from autolr.param_groups import base_learning_rates, check_groups, set_learning_rate
 from autolr.schedules._options import ScheduleName
 from autolr.schedules.make import make_scheduler
 from autolr.schedules.rebase import rebase_scheduler
@@ -87,6 +87,8 @@ class Suggestion:
     def apply(self, optimizer: torch.optim.Optimizer, scheduler: "LRScheduler | None" = None) -> None:
         """Set the rate of an optimizer: the first group's, and the others' in their ratios to it.
 
+        Where only some groups were tuned, these are meant, and the others are left alone.
+
         Each group's ``lr`` and, where there is one, ``initial_lr`` become Python floats (a rate that is a tensor is
         filled in place). A group whose rate is 0 in a warm-up takes its ratio from ``initial_lr``.
 
@@ -100,18 +102,22 @@ class Suggestion:
 
         Raises:
             TypeError: If an argument has the wrong type.
-            ValueError: If the first group has no rate to keep ratios to, or the scheduler is that of another optimizer.
+            ValueError: If the first group has no rate to keep ratios to, the optimizer lacks a group that was tuned, or
+                the scheduler is that of another optimizer, or of groups that were not tuned too.
         """
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise TypeError(invalid("optimizer", "be a torch.optim.Optimizer", optimizer))
-        base = base_learning_rates(optimizer)
+        groups = check_groups(optimizer, self._groups)
+        base = base_learning_rates(optimizer, groups)
         if scheduler is not None:
+            if groups is not None and len(groups) < len(base):
+                raise ValueError(invalid("scheduler", f"be None where only the groups {groups} were tuned", scheduler))
             if getattr(scheduler, "optimizer", optimizer) is not optimizer:
                 raise ValueError(invalid("scheduler", "be attached to `optimizer`", scheduler))
             rebase_scheduler(scheduler, self.learning_rate)
             return
         for key in ("lr", "initial_lr"):
-            set_learning_rate(optimizer, self.learning_rate, base, key=key)
+            set_learning_rate(optimizer, self.learning_rate, base, key=key, groups=groups)
 
     def scheduler(
         self, optimizer: torch.optim.Optimizer, name: ScheduleName, *, total_steps: int, **options: Any
@@ -123,8 +129,22 @@ class Suggestion:
             name: The schedule's name.
             total_steps: The steps of the run.
             **options: Of the schedule.
+
+        Raises:
+            TypeError: As :func:`make_scheduler`.
+            ValueError: As :func:`make_scheduler`, and where only some groups were tuned: a schedule moves all of them.
         """
+        groups = self._groups
+        if groups is not None and len(groups) < len(optimizer.param_groups):
+            of_some = f"be of the groups {groups} only, which were tuned: call apply(optimizer), then make_scheduler"
+            raise ValueError(invalid("name", of_some, name))
         return make_scheduler(optimizer, name, learning_rate=self.learning_rate, total_steps=total_steps, **options)
+
+    @property
+    def _groups(self) -> list[int] | None:
+        """The parameter groups that were tuned; ``None``: all."""
+        groups: list[int] | None = self.evidence.settings.get("groups")
+        return groups
 
     def plot(self, ax: Any = None, **options: Any) -> Any:
         """Draw the result with this pick.

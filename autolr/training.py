@@ -1,17 +1,17 @@
 """What a user trains with, checked: model, loss, optimizer and device."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from autolr._typing import Batch, ComputeLoss, LossFunction
-from autolr._validation import invalid
+from autolr._typing import Autocast, Batch, Clip, ComputeLoss, LossFunction
+from autolr._validation import check_integer, invalid
 from autolr.batches import outline
-from autolr.param_groups import base_learning_rates
+from autolr.param_groups import base_learning_rates, check_groups
 from autolr.probing.held import held_generators
 from autolr.probing.objective import Objective
 from autolr.probing.random_state import ForkedRandomness
@@ -21,13 +21,31 @@ from autolr.probing.state import preserved_state
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Training:
-    """A model, how its loss is stated, the optimizer that trains it, and where batches go."""
+    """A model, how its loss is stated, the optimizer that trains it, where batches go, and how a step is taken.
+
+    Attributes:
+        model: The model.
+        loss_fn: The loss of an output and a target, or ``None``.
+        optimizer: The optimizer.
+        compute_loss: The loss of a model and a batch, or ``None``.
+        device: Where batches go.
+        autocast: Makes the context in which every loss is computed; ``None``: none.
+        scaler: By whose scale losses are multiplied before their backward, or ``None``.
+        accumulation_steps: How many batches, over which gradients are averaged, a step takes.
+        clip: Called with the parameters to change their gradients in place, or ``None``.
+        groups: The parameter groups that are tuned, increasing; ``None``: all.
+    """
 
     model: nn.Module
     loss_fn: LossFunction | None
     optimizer: torch.optim.Optimizer
     compute_loss: ComputeLoss | None
     device: torch.device
+    autocast: Autocast | None = None
+    scaler: torch.amp.GradScaler | None = None
+    accumulation_steps: int = 1
+    clip: Clip | None = None
+    groups: tuple[int, ...] | None = None
 
     def parameters(self) -> list[nn.Parameter]:
         """Return the parameters of model and optimizer that are trainable now, each once.
@@ -51,7 +69,15 @@ class Training:
 
     def objective(self) -> Objective:
         """Return the loss, ready to be probed."""
-        return Objective(self.model, self.loss_fn, self.compute_loss, self.parameters())
+        return Objective(
+            self.model,
+            self.loss_fn,
+            self.compute_loss,
+            self.parameters(),
+            autocast=self.autocast,
+            scaler=self.scaler,
+            clip=self.clip,
+        )
 
     @contextmanager
     def preserved(self, generators: Sequence[object] = (), forked: Sequence[object] = ()) -> Iterator[Start]:
@@ -66,12 +92,13 @@ class Training:
         """
         objective = self.objective()
         # of the loss functions, the model's and the optimizer's hooks
-        held = held_generators(self.loss_fn, self.compute_loss, self.model, self.optimizer)
+        held = held_generators(self.loss_fn, self.compute_loss, self.clip, self.model, self.optimizer)
         devices = {self.device, *(parameter.device for parameter in objective.parameters)}
         objects = (*objective.modules(), self.optimizer, *held, *generators)
         with torch.inference_mode(False), preserved_state(*objects, devices=devices) as snapshot:
             randomness = ForkedRandomness(devices, (*held, *forked))
-            yield Start(objective, self.optimizer, snapshot, randomness, base_learning_rates(self.optimizer))
+            base = base_learning_rates(self.optimizer, self.groups)
+            yield Start(objective, self.optimizer, snapshot, randomness, base, self.groups)
 
     def settings(self) -> dict[str, Any]:
         """Return what it is, as JSON values."""
@@ -82,6 +109,11 @@ class Training:
             "optimizer": type(self.optimizer).__name__,
             "device": str(self.device),
             "dtype": str(parameters[0].dtype).removeprefix("torch."),
+            "autocast": self.autocast is not None,
+            "scaler": self.scaler is not None,
+            "accumulation_steps": self.accumulation_steps,
+            "clip": self.clip is not None,
+            "groups": None if self.groups is None else list(self.groups),
         }
 
 
@@ -96,7 +128,17 @@ def check_batch(objective: Objective, name: str, batch: Batch) -> None:
 
 
 def check_training(
-    model: Any, loss_fn: Any, optimizer: Any, *, compute_loss: Any = None, device: torch.device | str | None = None
+    model: Any,
+    loss_fn: Any,
+    optimizer: Any,
+    *,
+    compute_loss: Any = None,
+    device: torch.device | str | None = None,
+    autocast: Any = None,
+    scaler: Any = None,
+    accumulation_steps: Any = 1,
+    clip: Any = None,
+    groups: Any = None,
 ) -> Training:
     """Return what a user trains with, or say what is wrong with it.
 
@@ -106,11 +148,16 @@ def check_training(
         optimizer: The optimizer, over parameters of the model.
         compute_loss: The loss of a model on a batch, or ``None``.
         device: Where batches go; by default where the first trainable parameter is.
+        autocast: A function that makes the context of each loss, or ``None``.
+        scaler: A ``torch.amp.GradScaler``, or ``None``.
+        accumulation_steps: The micro-batches of a step.
+        clip: A function of the parameters, or ``None``.
+        groups: The numbers of the parameter groups that are tuned, or ``None``.
 
     Raises:
         TypeError: If an argument has the wrong type; ``loss_fn`` and ``optimizer`` are easily swapped.
         ValueError: If both losses are given, the optimizer holds no trainable parameter of the model or has no rate to
-            scale, or the device is not there.
+            scale, there is no such group, or the device is not there.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(invalid("model", "be a torch.nn.Module", model))
@@ -126,8 +173,27 @@ def check_training(
         raise TypeError(invalid("optimizer", "be a torch.optim.Optimizer", optimizer))
     if loss_fn is not None and compute_loss is not None:
         raise ValueError(invalid("compute_loss", "be left out where `loss_fn` is given", compute_loss))
-    base_learning_rates(optimizer)
-    training = Training(model, loss_fn, optimizer, compute_loss, torch.device("cpu"))
+    if autocast is not None and (not callable(autocast) or isinstance(autocast, AbstractContextManager)):
+        of_each = "be a function that makes a context, such as lambda: torch.autocast('cuda', torch.bfloat16)"
+        raise TypeError(invalid("autocast", f"{of_each}, or None", autocast))
+    if scaler is not None and not isinstance(scaler, torch.amp.GradScaler):
+        raise TypeError(invalid("scaler", "be a torch.amp.GradScaler or None", scaler))
+    if clip is not None and not callable(clip):
+        raise TypeError(invalid("clip", "be a function of the parameters or None", clip))
+    tuned = check_groups(optimizer, groups)
+    base_learning_rates(optimizer, tuned)
+    training = Training(
+        model,
+        loss_fn,
+        optimizer,
+        compute_loss,
+        torch.device("cpu"),
+        autocast=autocast,
+        scaler=scaler,
+        accumulation_steps=check_integer("accumulation_steps", accumulation_steps, minimum=1),
+        clip=clip,
+        groups=tuned,
+    )
     return replace(training, device=_device(device, training.parameters()[0]))
 
 

@@ -1,5 +1,6 @@
 """AutoLRTuner: data, subsamples, probes and result, wired together."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -7,7 +8,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import nn
 
-from autolr._typing import ComputeLoss, EngineName, Horizon, LossFunction, Method, Rng, Sampling
+from autolr._typing import Autocast, Clip, ComputeLoss, EngineName, Horizon, LossFunction, Method, Rng, Sampling
 from autolr._validation import check_integer, check_rng
 from autolr.errors import NotTunedError
 from autolr.grids import log_grid
@@ -47,12 +48,25 @@ class AutoLRTuner:
         compute_loss: ``compute_loss(model, batch) -> scalar tensor`` instead of ``loss_fn``. With neither, the model's
             output must carry ``.loss`` or ``["loss"]``.
         device: Where batches go; by default where the first parameter is.
+        autocast: A function that makes the context in which your training computes its loss, such as
+            ``lambda: torch.autocast("cuda", torch.bfloat16)``.
+        scaler: The ``torch.amp.GradScaler`` of a training in half precision. Losses are multiplied by its scale, or by
+            a smaller one where gradients overflow; it is not updated.
+        accumulation_steps: The micro-batches of a step: each is a subsample of ``batch_size`` observations, or a batch
+            of the loader, and their gradients are averaged. (A loss that sums over a batch, or batches of different
+            sizes, are averaged in the same way, as a training does that divides each loss by this number.)
+        clip: ``clip(parameters)``, called with the parameters that have a gradient when it is complete, to change the
+            gradients in place, such as ``lambda p: torch.nn.utils.clip_grad_norm_(p, 1.0)``. (What the optimizer's
+            hooks do to gradients is done without being asked.)
+        groups: The numbers of the parameter groups whose rate is tuned; the others step at theirs. By default all. The
+            rate of the grid is that of the first one that is tuned.
         rng: An int starts again at each call and gives the same numbers; a ``numpy.random.Generator`` is advanced;
             ``None`` draws afresh. Row r depends on (rng, r) only. The global generators end as they began.
 
     Raises:
         TypeError: If an argument has the wrong type; ``loss_fn`` and ``optimizer`` are easily swapped.
-        ValueError: If both losses are given, or the optimizer holds no trainable parameter of the model.
+        ValueError: If both losses are given, the optimizer holds no trainable parameter of the model, or an argument is
+            out of its range.
 
     Example:
         >>> import torch
@@ -75,8 +89,24 @@ class AutoLRTuner:
         compute_loss: ComputeLoss | None = None,
         device: torch.device | str | None = None,
         rng: Rng = None,
+        autocast: Autocast | None = None,
+        scaler: torch.amp.GradScaler | None = None,
+        accumulation_steps: int = 1,
+        clip: Clip | None = None,
+        groups: Sequence[int] | None = None,
     ) -> None:
-        self._training = check_training(model, loss_fn, optimizer, compute_loss=compute_loss, device=device)
+        self._training = check_training(
+            model,
+            loss_fn,
+            optimizer,
+            compute_loss=compute_loss,
+            device=device,
+            autocast=autocast,
+            scaler=scaler,
+            accumulation_steps=accumulation_steps,
+            clip=clip,
+            groups=groups,
+        )
         self._rng = check_rng(rng)
         self._plan: Plan | None = None
         self._result: TuningResult | None = None
@@ -179,6 +209,7 @@ class AutoLRTuner:
             sampling=sampling,
             evaluation=evaluation,
             horizon=horizon,
+            accumulation_steps=self._training.accumulation_steps,
             warmup_steps=warmup_steps,
             engine=engine,
             interpolate=interpolate,

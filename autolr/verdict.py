@@ -194,6 +194,8 @@ def _evidence(result: "TuningResult") -> str:
     adaptive = bool(settings.get("adaptive")) and "looks" in settings
     most = f" of at most {settings['num_subsamples']}" if adaptive else ""
     text = f"Measured on {num_rows}{most} {'disjoint ' if sampling == 'partition' else ''}subsamples"
+    parts = settings.get("accumulation_steps", 1)
+    text += f" of {parts} batches" if parts > 1 else ""
     text += f" of {size} observations" if size else ""
     text += " for each step" if size and result.differentials.horizons[-1] > 1 else ""
     where = {"independent": ", with losses on others", "own data": ", with losses on data of your own"}

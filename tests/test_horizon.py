@@ -58,6 +58,7 @@ def plan(observations, **changes):
         "sampling": "independent",
         "evaluation": "independent",
         "horizon": 5,
+        "accumulation_steps": 1,
         "warmup_steps": 0,
         "engine": "auto",
         "interpolate": False,

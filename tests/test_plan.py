@@ -32,6 +32,7 @@ def plan(data=NUMBERS, targets=None, **changes):
         "sampling": "independent",
         "evaluation": "independent",
         "horizon": 1,
+        "accumulation_steps": 1,
         "warmup_steps": 0,
         "engine": "auto",
         "interpolate": False,

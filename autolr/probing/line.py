@@ -95,6 +95,8 @@ class LineProbe:
         if direction.epsilon > LOSS_TOLERANCE:
             coarsest = max((p.dtype for p in direction.parameters), key=lambda dtype: torch.finfo(dtype).eps)
             return f"{coarsest} is too coarse to verify it"
+        if (rounding := start.objective.autocast_dtype) is not None:
+            return f"autocast rounds the weights to {rounding}, which is too coarse to verify it"
         if start.objective.epsilon > LOSS_TOLERANCE:
             return "the loss is too coarse"
         try:

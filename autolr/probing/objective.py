@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autolr._typing import Batch, ComputeLoss, LossFunction
+from autolr._typing import Autocast, Batch, Clip, ComputeLoss, LossFunction
 from autolr._validation import describe, invalid
 from autolr.batches import MicroBatches, map_tensors
 from autolr.probing.held import held_modules
@@ -49,9 +49,9 @@ class Objective:
         compute_loss: ComputeLoss | None,
         parameters: Sequence[torch.Tensor],
         *,
-        autocast: Callable[[], _Context] | None = None,
+        autocast: Autocast | None = None,
         scaler: torch.amp.GradScaler | None = None,
-        clip: Callable[[Sequence[torch.Tensor]], object] | None = None,
+        clip: Clip | None = None,
     ) -> None:
         self.model = model
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
@@ -93,6 +93,14 @@ class Objective:
         if any(part._forward_hooks or part._forward_pre_hooks for part in parts):
             return "the model has forward hooks, which see the losses one by one"
         return None
+
+    @property
+    def autocast_dtype(self) -> torch.dtype | None:
+        """The dtype to which the user's autocast rounds weights, or ``None``."""
+        with _PLAIN if self._autocast is None else self._autocast():
+            kinds = sorted({weight.device.type for weight in self.weights})
+            rounding = [torch.get_autocast_dtype(kind) for kind in kinds if torch.is_autocast_enabled(kind)]
+        return rounding[0] if rounding else None
 
     def modules(self) -> list[nn.Module]:
         """Return the model and the modules that the loss function is seen to hold: a second network, a learned loss."""

@@ -27,6 +27,7 @@ class Start:
         snapshot: The state of model and optimizer from which every probe starts.
         randomness: The random state of the row, the same for all its losses.
         base: The rates of the parameter groups, whose ratios are kept.
+        groups: The groups that are tuned, increasing; ``None``: all.
     """
 
     objective: Objective
@@ -34,6 +35,12 @@ class Start:
     snapshot: Snapshot
     randomness: ForkedRandomness
     base: Sequence[float]
+    groups: tuple[int, ...] | None = None
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate at which the optimizer is handed over: that of the first group that is tuned."""
+        return self.base[self.groups[0] if self.groups else 0]
 
     def objects(self) -> list[object]:
         """Return what a step changes: the modules and the optimizer."""
@@ -77,7 +84,7 @@ class Start:
         is that of :meth:`Objective.gradient` there.
         """
         if learning_rate is not None:
-            set_learning_rate(self.optimizer, learning_rate, self.base)
+            set_learning_rate(self.optimizer, learning_rate, self.base, groups=self.groups)
         self.randomness.rewind()
         if needs_closure(self.optimizer):
 

@@ -28,7 +28,7 @@ def warm_up(start: Start, batches: Iterator[Batch], warmup_steps: int) -> int:
     """
     name = type(start.optimizer).__name__
     refusal = invalid("warmup_steps", f"be 0 for {name}, which keeps the rate in its state", warmup_steps)
-    learning_rate = start.base[0]
+    learning_rate = start.learning_rate
     num_steps = 0
     origin = [(parameter, parameter.detach().clone()) for parameter in start.objective.parameters]
     for batch in batches:
