@@ -1,18 +1,40 @@
 """The axes of the pictures: scales, ticks and a legend that cover no data at any size."""
 
 import math
+import textwrap
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from autolr._text import format_rate
+from autolr._validation import invalid
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from matplotlib.legend import Legend
 
+LOW = 2.2  # inches: axes below this height have small labels
 _SYMLOG_SPAN = 30.0  # on a linear grid: beyond this multiple of the best fall, a linear axis would hide the fall
+
+
+def pair_of_axes(axes: Any, *, width_ratios: tuple[int, int] = (1, 1)) -> "tuple[Axes, Axes]":
+    """Return two axes that are given in any container, or those of a new figure, beside each other.
+
+    Raises:
+        TypeError: If ``axes`` are not two axes.
+    """
+    from matplotlib.axes import Axes
+
+    if axes is None:
+        from matplotlib import pyplot as plt
+
+        _, axes = plt.subplots(1, 2, figsize=(9.0, 3.8), layout="constrained", width_ratios=width_ratios)
+    pair = tuple(np.ravel(np.asarray(axes, dtype=object)))
+    if len(pair) != 2 or not all(isinstance(ax, Axes) for ax in pair):
+        raise TypeError(invalid("axes", "be two matplotlib Axes or None", axes))
+    return pair
 
 
 class LossRange(NamedTuple):
@@ -107,18 +129,20 @@ def _rate_tick(value: float, position: int | None = None) -> str:  # noqa: ARG00
     return format_rate(value, digits=3, plain_from=-1)
 
 
-def place_legend(ax: "Axes", handles: "list[Artist]", *, gap: float, faint: str) -> None:
+def place_legend(
+    ax: "Axes", handles: "list[Artist]", *, gap: float, faint: str, width: float | None = None
+) -> "Legend":
     """Put the legend above the axes, ``gap`` points away, in as many columns as its width allows.
 
-    The entry ``faint`` is drawn opaque.
+    The entry ``faint`` is drawn opaque. ``width``, in inches, is a fifth more than that of the axes by default: right
+    aligned, the legend may also stand above the labels of the losses.
     """
     from matplotlib import font_manager, transforms
 
     share = 0.7 if _inches(ax)[0] < 4.0 else 0.85  # of the text: small in one column of a paper, larger on a slide
     size = share * font_manager.FontProperties(size="medium").get_size_in_points()
     widths = np.array([0.56 * len(str(handle.get_label())) + 3.1 for handle in handles])  # in font sizes
-    # NOTE: right-aligned, it may also stand above the labels of the losses: a fifth more than the axes.
-    room = 1.2 * _inches(ax)[0] * 72.0 / size
+    room = (1.2 * _inches(ax)[0] if width is None else width) * 72.0 / size
 
     def fits(num_columns: int) -> bool:
         return float(sum(column.max() for column in np.array_split(widths, num_columns))) <= room
@@ -145,6 +169,24 @@ def place_legend(ax: "Axes", handles: "list[Artist]", *, gap: float, faint: str)
     for handle, entry in zip(handles, legend.legend_handles, strict=True):
         if entry is not None and handle.get_label() == faint:
             entry.set(alpha=1.0, linewidth=1.0)  # one line alone would be too faint to see
+    return legend
+
+
+def label_axes(ax: "Axes", x: str, y: str) -> None:
+    """Label the axes; where they are low, in small letters and short lines, which do not reach above them."""
+    ax.set_xlabel(x, size=label_size(ax))
+    ax.set_ylabel(y if _inches(ax)[1] > LOW else textwrap.fill(y, 11), size=label_size(ax))
+    ax.tick_params(labelsize=label_size(ax))
+
+
+def label_size(ax: "Axes") -> str:
+    """Return the size of labels: small where the axes are low."""
+    return "medium" if _inches(ax)[1] > LOW else "x-small"
+
+
+def inches_high(ax: "Axes") -> float:
+    """Return the height of the axes, as it is before the layout makes room for labels."""
+    return _inches(ax)[1]
 
 
 def _inches(ax: "Axes") -> tuple[float, float]:

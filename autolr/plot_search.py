@@ -1,15 +1,22 @@
 """The picture of a search: losses against the step at every rate, and the finalists with parabola and interval."""
 
-import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from autolr._plot_axes import place_legend, set_rate_axis, text_color
+from autolr._plot_axes import (
+    LOW,
+    inches_high,
+    label_axes,
+    label_size,
+    pair_of_axes,
+    place_legend,
+    set_rate_axis,
+    text_color,
+)
 from autolr._text import format_rate
-from autolr._validation import invalid
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -17,7 +24,6 @@ if TYPE_CHECKING:
 
 # Okabe and Ito (2008), as in autolr.plotting
 _GREEN, _VERMILLION = "#009E73", "#D55E00"
-_LOW = 2.2  # inches: axes below this height have small labels
 _SMOOTHING = 5  # steps of the running mean; the single losses are drawn faintly behind it
 
 
@@ -42,17 +48,7 @@ def plot_search(
     Raises:
         TypeError: If ``axes`` are not two axes.
     """
-    from matplotlib.axes import Axes
-
-    if axes is None:
-        from matplotlib import pyplot as plt
-
-        _, (left, right) = plt.subplots(1, 2, figsize=(9.0, 3.8), layout="constrained", width_ratios=(3, 2))
-    else:
-        pair = tuple(np.ravel(np.asarray(axes, dtype=object)))
-        if len(pair) != 2 or not all(isinstance(ax, Axes) for ax in pair):
-            raise TypeError(invalid("axes", "be two matplotlib Axes or None", axes))
-        left, right = pair
+    left, right = pair_of_axes(axes, width_ratios=(3, 2))
     _draw_courses(left, trace[trace["stream"] == 0])
     _draw_finalists(right, decision)
     return left, right
@@ -90,14 +86,14 @@ def _draw_courses(ax: "Axes", trace: pd.DataFrame) -> None:
         ax.set_ylim(low / 1.15, high * 1.15)
     else:
         ax.set_ylim(low - margin, high + margin)
-    _label(ax, "step", "loss of the batch")
+    label_axes(ax, "step", "loss of the batch")
     bar = ax.figure.colorbar(ScalarMappable(norm, colors), ax=ax, pad=0.02)
-    most = max(2, int(_inches_high(ax) * 3.0))  # labels that fit beside each other
+    most = max(2, int(inches_high(ax) * 3.0))  # labels that fit beside each other
     bar.ax.yaxis.set_major_locator(FixedLocator((survived or rates)[:: -(-len(survived or rates) // most)]))
     bar.ax.yaxis.set_minor_locator(NullLocator())
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_rate(value)))
-    bar.ax.tick_params(labelsize=_size(ax))
-    _label(bar.ax, "", "learning rate")
+    bar.ax.tick_params(labelsize=label_size(ax))
+    label_axes(bar.ax, "", "learning rate")
 
 
 def _draw_finalists(ax: "Axes", decision: Mapping[str, Any]) -> None:
@@ -110,7 +106,7 @@ def _draw_finalists(ax: "Axes", decision: Mapping[str, Any]) -> None:
     low, high, pick = decision["low"], decision["high"], decision["learning_rate"]
     every = [*rates, low, high, pick, *(item["learning_rate"] for item in decision["finalists"])]
     set_rate_axis(ax, min(every) / 1.6, max(every) * 1.6, logarithmic=True)
-    if _inches_high(ax) <= _LOW:
+    if inches_high(ax) <= LOW:
         ax.xaxis.set_major_locator(LogLocator(numticks=3))
     opacity = 0.45 if sum(to_rgb(text_color(ax))) > 1.5 else 0.2  # dark: a fifth of green cannot be told from black
     handles: list[Artist] = [ax.axvspan(low, high, color=_GREEN, alpha=opacity, linewidth=0.0, label="interval")]
@@ -128,20 +124,5 @@ def _draw_finalists(ax: "Axes", decision: Mapping[str, Any]) -> None:
             heights = np.exp(parabola(fine)) if logs else parabola(fine)
             handles += ax.plot(10.0**fine, heights, color=text_color(ax), linewidth=1.0, label="parabola")
     words = {"held-out": "held-out loss", "online": "loss of the last steps", "scan": "loss in the scan"}
-    _label(ax, "learning rate", words[decision["judged_by"]])
+    label_axes(ax, "learning rate", words[decision["judged_by"]])
     place_legend(ax, handles, gap=4.0, faint="")
-
-
-def _label(ax: "Axes", x: str, y: str) -> None:
-    """Label the axes; where they are low, in small letters and short lines, which do not reach above them."""
-    ax.set_xlabel(x, size=_size(ax))
-    ax.set_ylabel(y if _inches_high(ax) > _LOW else textwrap.fill(y, 11), size=_size(ax))
-    ax.tick_params(labelsize=_size(ax))
-
-
-def _size(ax: "Axes") -> str:
-    return "medium" if _inches_high(ax) > _LOW else "x-small"
-
-
-def _inches_high(ax: "Axes") -> float:
-    return float(ax.bbox.height / ax.figure.dpi)
