@@ -13,6 +13,7 @@ _ENOUGH_ROWS = 20
 
 # the purposes of the random streams of a call, the first word of their spawn keys
 ROW, WARMUP, PARTITION, EVALUATION, ROW_STATE, WARMUP_STATE, STEP_STATE = range(7)
+BATCH_STATE = 24  # of the calls that take one batch; those of autolr.streams are below
 
 
 def entropy_of(rng: Rng) -> int:

@@ -184,13 +184,8 @@ class Objective:
         parts = batch if isinstance(batch, MicroBatches) else (batch,)
         losses = []
         for part in parts:
-            self.num_gradients += 1
             with torch.enable_grad():
-                loss = self._scalar(part)
-                if not loss.requires_grad:
-                    raise ValueError(
-                        invalid("loss_fn" if self._loss_fn else "compute_loss", "depend on trainable parameters", loss)
-                    )
+                loss = self.with_graph(part)
                 loss = loss / len(parts) if len(parts) > 1 else loss
                 self._backward(loss)
             losses.append(loss.detach())
@@ -199,6 +194,22 @@ class Objective:
         if not keep:
             self._around.restore()
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def with_graph(self, batch: Batch) -> torch.Tensor:
+        """Return the loss on one batch with its graph; the modules are left as the forward leaves them.
+
+        Raises:
+            TypeError: If the loss is not a tensor of floats.
+            ValueError: If it is not a scalar, or does not depend on the parameters.
+        """
+        self.num_gradients += 1
+        with torch.enable_grad():
+            loss = self._scalar(batch)
+        if not loss.requires_grad:
+            raise ValueError(
+                invalid("loss_fn" if self._loss_fn else "compute_loss", "depend on trainable parameters", loss)
+            )
+        return loss
 
     def _backward(self, loss: torch.Tensor) -> None:
         """Add the gradients of a loss to ``.grad``.
