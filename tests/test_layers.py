@@ -28,6 +28,7 @@ LAYERS = [
     {"range_rules", "range_result"},
     {"plan", "cells", "sparse", "adaptive", "measure", "picker", "scan", "search_decision"},
     {"tuner", "search", "range_test", "loss_curve", "taylor"},
+    {"integrations"},
     {"demo", "cli", "__main__"},
 ]
 STRANGERS = [("probing", "statistics"), ("statistics", "probing")]
