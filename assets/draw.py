@@ -1,6 +1,7 @@
 """Draw the pictures of the README into this folder: ``python assets/draw.py``."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -89,17 +90,67 @@ def draw_seeds(figure: Figure) -> None:
     figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False, columnspacing=1.2)
 
 
+def perceptron(num_layers: int) -> nn.Sequential:
+    """Return a fully-connected network of some hidden layers of 32 units, on 20 inputs."""
+    widths = [20, *[32] * num_layers, 1]
+    layers = [part for sizes in pairwise(widths) for part in (nn.Linear(*sizes), nn.ReLU())]
+    return nn.Sequential(*layers[:-1])
+
+
+def draw_curves(
+    ax: Axes, model: nn.Module, loss_fn: nn.Module, batches: list[tuple[torch.Tensor, ...]], most: float
+) -> None:
+    """Draw the loss after one step of SGD against the rate, from 0 to ``most``, a curve for each batch."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    rates = np.linspace(0.0, most, 100)
+    losses = np.array([autolr.loss_by_learning_rate(model, loss_fn, optimizer, *batch, rates) for batch in batches])
+    for number, curve in enumerate(losses):
+        ax.plot(rates, curve, color=BLUE, alpha=0.6, linewidth=1.0, zorder=2)
+        ax.plot(rates[curve.argmin()], curve.min(), "o", color=VERMILLION, markersize=4.0, zorder=3 + number)
+    ax.set_xlim(0.0, most)
+    ax.set_ylim(0.0, 1.6 * losses[:, 0].max())
+    ax.set_xlabel("learning rate")
+    ax.set_ylabel("loss after one step")
+
+
+def draw_loss_by_rate(figure: Figure) -> None:
+    """The loss after one step on ten batches: random data and two perceptrons; digits and a CNN, before and after."""
+    axes = figure.subplots(2, 2)
+    torch.manual_seed(0)
+    data = [(torch.randn(32, 20), torch.randn(32, 1)) for _ in range(10)]
+    for ax, num_layers, most in ((axes[0, 0], 1, 1.0), (axes[0, 1], 6, 5.0)):
+        draw_curves(ax, perceptron(num_layers), nn.MSELoss(), data, most)
+        ax.set_title(f"perceptron, {num_layers} hidden layer{'s' * (num_layers > 1)}, random data", size="medium")
+    X, Y = load_digits(return_X_y=True)
+    images, labels = torch.tensor(X / 16, dtype=torch.float32).reshape(-1, 1, 8, 8), torch.tensor(Y)
+    digits = [(images[i : i + 32], labels[i : i + 32]) for i in range(0, 320, 32)]
+    convolutions = [nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(256, 10)]
+    model = nn.Sequential(*convolutions)
+    draw_curves(axes[1, 0], model, nn.CrossEntropyLoss(), digits, 5.0)
+    axes[1, 0].set_title("CNN on digits, untrained", size="medium")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(200):
+        rows = slice(32 * (step % 50), 32 * (step % 50 + 1))
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images[rows]), labels[rows]).backward()
+        optimizer.step()
+    draw_curves(axes[1, 1], model, nn.CrossEntropyLoss(), digits, 1.0)
+    axes[1, 1].set_title("the same after 200 steps at rate 0.1", size="medium")
+
+
 PICTURES: dict[str, Callable[[Figure], None]] = {
     "digits.png": draw_digits,
     "linear_grid.png": draw_linear_grid,
     "seeds.png": draw_seeds,
+    "loss_by_rate.png": draw_loss_by_rate,
 }
+SIZES = {"loss_by_rate.png": (7.0, 5.6)}
 
 
 def main() -> None:
     torch.set_num_threads(1)
     for name, draw in PICTURES.items():
-        figure = Figure(figsize=(7.0, 4.3), layout="constrained")
+        figure = Figure(figsize=SIZES.get(name, (7.0, 4.3)), layout="constrained")
         draw(figure)
         figure.savefig(FOLDER / name, dpi=150)
         print(name)
