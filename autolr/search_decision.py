@@ -56,7 +56,7 @@ def factors_of(
         raise ValueError(invalid("warmup_steps", below, warmup_steps))
     groups = [{"params": [torch.zeros(1)]} for _ in optimizer.param_groups]
     make_scheduler(torch.optim.SGD(groups, lr=1.0), schedule, learning_rate=1.0, total_steps=total_steps, **options)
-    if schedule == "plateau" or (schedule == "constant" and not warmup_steps):
+    if schedule == "plateau" or (schedule == "constant" and not warmup_steps and "factor" not in options):
         return np.ones(1)
     first = {
         key: value[0] if key != "milestones" and isinstance(value, (list, tuple)) else value

@@ -207,6 +207,7 @@ def test_without_enough_to_hold_out_it_is_judged_online_and_says_so():
     [
         ("constant", {}),
         ("cosine", {}),
+        ("constant", {"factor": 0.5, "total_iters": 2000}),
         ("cosine", {"warmup_steps": 100}),
         ("step", {}),
         ("multistep", {}),

@@ -31,6 +31,13 @@ def _check_function(name: str, value: Any) -> Any:
     return value
 
 
+def _check_factor(name: str, value: Any) -> float:
+    factor = check_real(name, value, above=0.0)
+    if factor > 1.0:
+        raise ValueError(invalid(name, "be at most 1", value))
+    return factor
+
+
 def _check_milestones(name: str, value: Any) -> list[int]:
     if not isinstance(value, Iterable):
         raise TypeError(invalid(name, "be a sequence of integers", value))
@@ -58,7 +65,7 @@ class Schedule(NamedTuple):
 
 
 SCHEDULES: Mapping[str, Schedule] = {
-    "constant": Schedule(ConstantLR, {}),
+    "constant": Schedule(ConstantLR, {"factor": _check_factor, "total_iters": _count}),
     "step": Schedule(StepLR, {"step_size": _count, "gamma": _not_negative}),
     "multistep": Schedule(MultiStepLR, {"milestones": _check_milestones, "gamma": _not_negative}),
     "exponential": Schedule(ExponentialLR, {"gamma": _not_negative}),
@@ -116,7 +123,10 @@ def scheduler_arguments(
         options = {"lr_lambda": None, **options}  # required: refused as None
     for key, value in options.items():
         if key not in checks:
-            takes = ", ".join(f"`{option}`" for option in checks) or "no options"
+            if key == "last_epoch":
+                where = "be left out: a run goes on where it was saved by `scheduler.load_state_dict`"
+                raise TypeError(invalid(key, where, value))
+            takes = ", ".join(f"`{option}`" for option in checks)
             raise TypeError(invalid(key, f"be left out of name={name!r}, which takes {takes}", value))
         if key in _PER_GROUP and isinstance(value, (list, tuple)):
             if len(value) != num_groups:

@@ -34,7 +34,7 @@ def make_scheduler(
     ================= ============================================== =========================================
     ``name``          factor                                         options and their defaults
     ================= ============================================== =========================================
-    ``constant``      :math:`1`                                      none
+    ``constant``      ``factor`` while u < i, then :math:`1`         ``factor`` = 1, ``total_iters`` i = 5
     ``step``          :math:`\gamma^{\lfloor u / s \rfloor}`         ``step_size`` s = n / 3, rounded up;
                                                                      ``gamma`` = 0.1
     ``multistep``     :math:`\gamma^{\#\{m \le u\}}`                 ``milestones`` m = [n // 2, 3 n // 4],
@@ -52,7 +52,9 @@ def make_scheduler(
     ================= ============================================== =========================================
 
     The options have torch's names and, where the table has none, its defaults. Those in steps count from the end of
-    the warm-up. ``eta_min`` is a rate, no factor: the cosine then falls from the base rate to it.
+    the warm-up. ``eta_min`` is a rate, no factor: the cosine then falls from the base rate to it. Of torch's own, only
+    those are refused that are said otherwise here: ``max_lr`` (``learning_rate``), ``epochs`` and ``steps_per_epoch``
+    (``total_steps``), and ``last_epoch`` (a run goes on by the scheduler's ``load_state_dict``).
 
     After ``total_steps`` calls the schedule is at its end: ``cosine`` is at ``eta_min``, ``onecycle`` at its smallest
     rate and will take no other call; ``warm_restarts`` starts a new cycle there where its cycles fill the run. The

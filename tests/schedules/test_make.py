@@ -1,6 +1,7 @@
 """make_scheduler: each schedule of torch by name, held against its closed form."""
 
 import copy
+import inspect
 import math
 import warnings
 
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler
 
+from autolr.schedules._options import SCHEDULES
 from autolr.schedules.make import make_scheduler, schedule_factors
 from autolr.schedules.rebase import rebase_scheduler
 
@@ -187,6 +189,21 @@ def test_one_cycle_takes_a_momentum_for_each_group():
     assert [group["momentum"] for group in optimizer.param_groups] == [0.9, 0.8]
 
 
+@pytest.mark.parametrize("warmup", [0, 2])
+def test_a_constant_share_of_the_rate_lasts_as_many_steps_as_asked_for(warmup):
+    factors = schedule_factors("constant", total_steps=10, warmup_steps=warmup, factor=0.25, total_iters=3)
+    np.testing.assert_allclose(factors[warmup:], [0.25] * 3 + [1.0] * (7 - warmup))
+
+
+SAID_OTHERWISE = {"optimizer", "last_epoch", "max_lr", "total_steps", "epochs", "steps_per_epoch"}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_option_of_torchs_scheduler_passes_through_but_those_that_are_said_otherwise(name):
+    signature = inspect.signature(SCHEDULES[name].make)
+    assert set(SCHEDULES[name].checks) == set(signature.parameters) - SAID_OTHERWISE
+
+
 def test_options_go_to_torch():
     optimizer = make_optimizer()
     trace = run(optimizer, make(optimizer, "warm_restarts", 2, T_0=3, T_mult=2, eta_min=0.1))[:, 0]
@@ -317,11 +334,19 @@ REFUSED = {
         r"`gama` must be left out of name='step', which takes `step_size`, `gamma`, got 0\.5\.",
         {"name": "step", "gama": 0.5},
     ),
-    "option of none": (
+    "option of another": (
         TypeError,
-        r"`factor` must be left out of name='constant', which takes no options, got 0\.5\.",
-        {"name": "constant", "factor": 0.5},
+        r"`gamma` must be left out of name='constant', which takes `factor`, `total_iters`, got 0\.5\.",
+        {"name": "constant", "gamma": 0.5},
     ),
+    "place in the run": (
+        TypeError,
+        r"`last_epoch` must be left out: a run goes on where it was saved by `scheduler\.load_state_dict`, got 5\.",
+        {"last_epoch": 5},
+    ),
+    "raised": (ValueError, r"`factor` must be at most 1, got 1\.5\.", {"name": "constant", "factor": 1.5}),
+    "nothing": (ValueError, r"`factor` must be finite and above 0, got 0\.0\.", {"name": "constant", "factor": 0.0}),
+    "never": (ValueError, r"`total_iters` must be at least 1, got 0\.", {"name": "constant", "total_iters": 0}),
     "no function": (
         TypeError,
         r"`lr_lambda` must be a function of the step, or a list of one for each parameter group, got None\.",
