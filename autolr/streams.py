@@ -206,16 +206,15 @@ class _BatchSource:
 
 
 def all_batches(data: Data, size: int) -> Iterator[Batch]:
-    """Yield all the data on the device, in its order.
+    """Return an iterator over all the data on the device, in its order; a loader is begun now.
 
     Args:
         data: The data.
         size: The observations of a batch, where the data has no batches of its own; the last one may have fewer.
     """
     if isinstance(data, BatchStream):
-        yield from map(data.move, data)
-    else:
-        yield from _pieces(data, np.arange(len(data), dtype=np.int64), size)
+        return map(data.move, data)
+    return _pieces(data, np.arange(len(data), dtype=np.int64), size)
 
 
 def num_observations(batch: Batch) -> int:

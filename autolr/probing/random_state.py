@@ -100,7 +100,8 @@ class ForkedRandomness:
     def __init__(self, devices: Iterable[torch.device], generators: Iterable[object] = ()) -> None:
         self._devices = accelerators(devices)
         self._generators = list({id(generator): generator for generator in generators}.values())
-        self._puts = [state_access(generator)[1] for generator in self._generators]
+        access = [state_access(generator) for generator in self._generators]
+        self._gets, self._puts = [get for get, _ in access], [put for _, put in access]
         self._states: dict[Any, RandomState] = {}
         self._rewind_numpy = True
 
@@ -132,6 +133,16 @@ class ForkedRandomness:
                 "gauss": 0.0,
             },
             own=own,
+        )
+
+    def state_now(self) -> RandomState:
+        """Return the state in which all generators are; :meth:`move_to` goes back to it."""
+        return RandomState(
+            cpu=torch.get_rng_state(),
+            on_devices=list(map(_get_device_state, self._devices)),
+            python=random.getstate(),
+            numpy=np.random.get_state(legacy=False),  # noqa: NPY002 (the global one)
+            own=[get() for get in self._gets],
         )
 
     def fork(self, seed: np.random.SeedSequence) -> None:

@@ -1,12 +1,14 @@
 """Trajectories: several real optimizer steps from the start, at one rate, that can be parked and continued."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, partial
 
 import numpy as np
 
 from autolr._typing import Batch, FloatArray, IntArray
+from autolr.probing.objective import Objective
 from autolr.probing.start import Start, needs_closure
 from autolr.probing.state import Snapshot
 
@@ -94,16 +96,24 @@ class Trajectory:
             loss = start.objective.loss(batch, keep=True)
             put_back()
             return loss
-        here = Snapshot(*start.objective.modules(), leave=start.objective.weights)
-        for module in start.objective.modules():
-            module.train(training)
-        loss = start.objective.loss(batch, keep=True)
-        here.restore()
-        return loss
+        with in_mode(start.objective, training):
+            return start.objective.loss(batch, keep=True)
 
     def _move_to(self, seed: np.random.SeedSequence) -> None:
         randomness = self._start.randomness
         randomness.move_to(randomness.state_of(seed))
+
+
+@contextmanager
+def in_mode(objective: Objective, training: bool) -> Iterator[None]:
+    """Put all modules in a mode; modes and what forwards in the block change are put back, but for the weights."""
+    here = Snapshot(*objective.modules(), leave=objective.weights)
+    for module in objective.modules():
+        module.train(training)
+    try:
+        yield
+    finally:
+        here.restore()
 
 
 def probe_by_trajectories(
