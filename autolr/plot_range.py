@@ -1,0 +1,147 @@
+"""The picture of a range test: the loss against the rate, and how it changes there."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from autolr._plot_axes import LossRange, place_legend, set_loss_axis, set_rate_axis, text_color
+from autolr._text import format_rate
+from autolr._typing import FloatArray
+from autolr._validation import invalid
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+
+# Okabe and Ito (2008), as in autolr.plotting
+_BLUE, _SKY, _GREEN, _VERMILLION, _ORANGE = "#0072B2", "#56B4E9", "#009E73", "#D55E00", "#E69F00"
+_LOW = 1.4  # inches: axes below this height have small labels
+
+
+def plot_range(
+    runs: pd.DataFrame,
+    history: pd.DataFrame,
+    *,
+    pick: tuple[float, float, float] | None = None,
+    steepest: float | None = None,
+    logarithmic: bool = True,
+    loss: str = "loss",
+    axes: "tuple[Axes, Axes] | None" = None,
+) -> "tuple[Axes, Axes]":
+    """Draw a range test.
+
+    Above, the losses of all iterations (faint), the mean smoothed loss with its 95% intervals where there are several
+    repeats, the suggestion as a line, and the span of the repeats' own suggestions shaded; the end of a rise may leave
+    the axes, so that the fall can be seen. Below, the change of the smoothed loss per decade of the rate, on a
+    symmetric-log axis, and its steepest fall.
+
+    Args:
+        runs: The runs of a :class:`RangeTest`.
+        history: Its history.
+        pick: The suggestion with the lowest and the highest one of the repeats (NaN: there is one only); or ``None``.
+        steepest: The rate of the row at which the loss falls most steeply, to be marked; or ``None``.
+        logarithmic: Whether the axis of the rates is.
+        loss: The label of the losses.
+        axes: Where to draw: two axes; by default those of a new figure.
+
+    Returns:
+        The two axes.
+
+    Raises:
+        TypeError: If ``axes`` are not two axes.
+    """
+    from matplotlib.axes import Axes
+
+    if axes is None:
+        from matplotlib import pyplot as plt
+
+        _, (upper, lower) = plt.subplots(2, 1, figsize=(6.4, 5.0), layout="constrained", height_ratios=(3, 2))
+    else:
+        pair = tuple(np.ravel(np.asarray(axes, dtype=object)))
+        if len(pair) != 2 or not all(isinstance(ax, Axes) for ax in pair):
+            raise TypeError(invalid("axes", "be two matplotlib Axes or None", axes))
+        upper, lower = pair
+    rates = history["learning_rate"].to_numpy(dtype=np.float64)
+    every = [*rates, *([] if pick is None else [value for value in pick if np.isfinite(value)])]
+    left, right = min(every), max(every)
+    margin = (right / left) ** 0.02 if logarithmic else 0.02 * (right - left)
+    for ax in (upper, lower):
+        ends = (left / margin, right * margin) if logarithmic else (left - margin, right + margin)
+        set_rate_axis(ax, *ends, logarithmic=logarithmic)
+    handles = _draw_losses(upper, runs, history, pick)
+    handles += _draw_changes(lower, rates, history["delta"].to_numpy(dtype=np.float64), steepest)
+    stacked = upper.figure is lower.figure and abs(upper.bbox.x0 - lower.bbox.x0) < 1.0
+    _label(upper, "" if stacked else "learning rate", loss)
+    _label(lower, "learning rate", "change of loss\nper decade")
+    upper.tick_params(labelbottom=not stacked)
+    place_legend(upper, handles, gap=4.0, faint="iterations")
+    return upper, lower
+
+
+def _draw_losses(
+    ax: "Axes", runs: pd.DataFrame, history: pd.DataFrame, pick: tuple[float, float, float] | None
+) -> "list[Artist]":
+    from matplotlib.colors import to_rgb
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    opacity = 0.5 if sum(to_rgb(text_color(ax))) > 1.5 else 0.25  # dark: a quarter cannot be told from black
+    rates, smoothed = (history[name].to_numpy(dtype=np.float64) for name in ("learning_rate", "smoothed_loss"))
+    handles: list[Artist] = []
+    for _, run in runs.groupby("repeat"):
+        lines = ax.plot(run["learning_rate"], run["loss"], color=_SKY, linewidth=0.7, alpha=0.45, label="iterations")
+        handles = list(lines)
+    handles += ax.plot(rates, smoothed, color=_BLUE, linewidth=1.6, label="smoothed")
+    if "low" in history:
+        low, high = (history[name].to_numpy(dtype=np.float64) for name in ("low", "high"))
+        known = np.isfinite(low) & np.isfinite(high)
+        band = ax.fill_between(
+            rates[known], low[known], high[known], color=_BLUE, alpha=opacity, linewidth=0.0, label="95% of the mean"
+        )
+        handles.append(band)
+    if pick is not None:
+        if np.isfinite(pick[1]):
+            words = "suggestions of the runs"
+            handles.append(ax.axvspan(pick[1], pick[2], color=_GREEN, alpha=opacity, linewidth=0.0, label=words))
+        label = f"suggestion: {format_rate(pick[0])}"
+        handles.append(ax.axvline(pick[0], color=_VERMILLION, linewidth=1.4, label=label))
+    ends = [np.quantile(values[np.isfinite(values)], [0.0, 0.94]) for values in (smoothed, runs["loss"].to_numpy())]
+    low_end, high_end = float(np.min(ends)), float(np.max(ends))
+    if low_end > 0.0 and high_end > 30.0 * low_end:
+        ax.set_yscale("log")
+        ax.set_ylim(low_end / 1.3, high_end * 1.3)
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_rate(value)))
+    else:
+        margin = 0.08 * (high_end - low_end) or 0.1 * abs(high_end) or 1.0
+        ax.set_ylim(low_end - margin, high_end + margin)
+        ax.yaxis.set_major_locator(MaxNLocator(nbins=max(2, int(3.0 * _inches_high(ax))), steps=[1, 2, 5, 10]))
+    return handles
+
+
+def _draw_changes(ax: "Axes", rates: FloatArray, delta: FloatArray, steepest: float | None) -> "list[Artist]":
+    finite = np.isfinite(delta)
+    rates, delta = rates[finite], delta[finite]
+    ax.axhline(0.0, color=text_color(ax), linewidth=0.6)
+    if not delta.size:
+        return []
+    ax.plot(rates, delta, color=_BLUE, linewidth=1.2)
+    low, high = min(0.0, float(delta.min())), max(0.0, float(delta.max()))
+    set_loss_axis(ax, LossRange(low, high, -low or high or 1.0), logarithmic=True)
+    if steepest is None:
+        return []
+    row = int(np.abs(rates - steepest).argmin())
+    label = f"steepest: {format_rate(float(rates[row]))}"
+    return list(
+        ax.plot(rates[row], delta[row], "o", color=_ORANGE, markeredgecolor=text_color(ax), markersize=5.0, label=label)
+    )
+
+
+def _label(ax: "Axes", x: str, y: str) -> None:
+    size = "medium" if _inches_high(ax) > _LOW else "x-small"
+    ax.set_xlabel(x, size=size)
+    ax.set_ylabel(y, size=size)
+    ax.tick_params(labelsize=size)
+
+
+def _inches_high(ax: "Axes") -> float:
+    return float(ax.bbox.height / ax.figure.dpi)
