@@ -2,8 +2,11 @@
 
 import copy
 import logging
+import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from fractions import Fraction
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -11,6 +14,9 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from autolr._validation import check_flag, check_integer, check_option, invalid
 from autolr.param_groups import base_learning_rates, check_groups
+from autolr.probing.held import data_generators
+from autolr.probing.state import preserved_state
+from autolr.schedules.rebase import base_rate
 from autolr.search import find_lr
 from autolr.suggestion import Suggestion
 from autolr.tuner import AutoLRTuner
@@ -29,8 +35,8 @@ class Hook:
 
     Tuning leaves everything as it was. The rate is then set, and an attached scheduler rebased, only where ``apply`` is
     true, the suggestion has no doubt, and the rate in use lies outside of the rates that are as good: for
-    ``"find_lr"``, its interval; for ``"tune"``, the span of the set of best rates. The rate in use is the one from
-    which an attached scheduler starts (``initial_lr``), else the optimizer's.
+    ``"find_lr"``, its interval; for ``"tune"``, the span of the set of best rates. The rate in use is the base of an
+    attached scheduler (of a cycle, its peak), else the optimizer's.
 
     Args:
         tool: ``"find_lr"``, the rate for the whole run (or what is left of it), or ``"tune"``, the best single step.
@@ -86,6 +92,7 @@ class Hook:
         compute_loss: Any = None,
         scheduler: LRScheduler | None = None,
         total_steps: int | None = None,
+        per_step: Fraction | int = 1,
         defaults: Mapping[str, Any] | None = None,
     ) -> Suggestion:
         """Tune, and set the rate where it has to be set.
@@ -96,19 +103,28 @@ class Hook:
             optimizer: The optimizer; its rate may be changed.
             data: What to train on: a loader, or a pair of arrays.
             compute_loss: The loss of a model on a batch, or ``None``.
-            scheduler: The scheduler that is stepped with the optimizer; it may be rebased.
+            scheduler: The attached scheduler; it may be rebased.
             total_steps: The optimizer steps that are left.
+            per_step: The steps of the scheduler for each of the optimizer; see :func:`schedule_left`.
             defaults: Options that hold where the user has given none, such as how the framework trains.
 
         Returns:
             The suggestion, which is the last one of ``suggestions`` too.
+
+        Raises:
+            TypeError: As :func:`autolr.find_lr` or :meth:`AutoLRTuner.tune`.
+            ValueError: As these, and if only some groups are tuned where a scheduler moves all of them.
         """
         options = {"compute_loss": compute_loss, **(defaults or {}), **self.options}
+        tuned = check_groups(optimizer, options.get("groups"))
+        if scheduler is not None and self.apply and tuned is not None and len(tuned) < len(optimizer.param_groups):
+            of_all = "be left out where a scheduler is attached, which moves all groups, and apply=True"
+            raise ValueError(invalid("groups", of_all, options["groups"]))
         if self.tool == "find_lr":
             if total_steps is not None:
                 options.setdefault("total_steps", total_steps)
             if scheduler is not None and "schedule" not in options:
-                options |= schedule_left(scheduler, options.get("total_steps"))
+                options |= schedule_left(scheduler, options.get("total_steps"), per_step=per_step)
             suggestion = find_lr(model, loss_fn, optimizer, data, **options)
         else:
             method = options.pop("method", "mean")
@@ -123,7 +139,7 @@ class Hook:
         return suggestion
 
     def _apply(self, suggestion: Suggestion, optimizer: torch.optim.Optimizer, scheduler: LRScheduler | None) -> None:
-        rate = rate_in_use(optimizer, suggestion.evidence.settings.get("groups"))
+        rate = rate_in_use(optimizer, suggestion.evidence.settings.get("groups"), scheduler=scheduler)
         if suggestion.doubt is not None:
             logger.warning("The learning rate is left at %.3g. %s", rate, suggestion)
         elif not self.apply or is_as_good(suggestion, rate):
@@ -133,8 +149,19 @@ class Hook:
             logger.info("The learning rate is set from %.3g to %.3g. %s", rate, suggestion.learning_rate, suggestion)
 
 
-def rate_in_use(optimizer: torch.optim.Optimizer, groups: Any = None) -> float:
-    """Return the rate of the first group that is tuned: ``initial_lr``, from which a scheduler starts, else ``lr``."""
+def rate_in_use(optimizer: torch.optim.Optimizer, groups: Any = None, *, scheduler: LRScheduler | None = None) -> float:
+    """Return the rate of the first group that is tuned, as a suggestion states it.
+
+    With a scheduler it is the one from which the schedule is computed (of a cycle, its peak); without one, the group's
+    ``initial_lr``, which an earlier scheduler has left there, or else its ``lr``.
+
+    Args:
+        optimizer: The optimizer; it is only read.
+        groups: The groups that are tuned; ``None``: all.
+        scheduler: The attached scheduler of all groups, or ``None``.
+    """
+    if scheduler is not None:
+        return base_rate(scheduler)
     tuned = check_groups(optimizer, groups)
     first = tuned[0] if tuned else 0
     own = optimizer.param_groups[first].get("initial_lr")
@@ -149,37 +176,91 @@ def is_as_good(suggestion: Suggestion, learning_rate: float) -> bool:
     return min(best) <= learning_rate <= max(best)
 
 
-def schedule_left(scheduler: LRScheduler, total_steps: int | None) -> dict[str, Any]:
+@contextmanager
+def training_mode(*modules: torch.nn.Module) -> Iterator[None]:
+    """Switch modules to training mode, and each part back to its own mode on every way out.
+
+    For frameworks that switch in each of their steps: what was validated before a hook is still in evaluation mode.
+    """
+    modes = [(part, part.training) for module in modules for part in module.modules()]
+    try:
+        for module in modules:
+            module.train()
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def schedule_left(
+    scheduler: Any,
+    total_steps: int | None,
+    *,
+    per_step: Fraction | int = 1,
+    step: Callable[[Any], object] | None = None,
+    first: int = 0,
+) -> dict[str, Any]:
     """Return the options ``schedule`` and ``schedule_options`` of ``find_lr`` for what is left of a schedule.
 
-    A copy of the scheduler, on an optimizer of its own, is stepped ahead; the scheduler itself is only read.
-    One that depends on the losses, that cannot be copied, or whose steps left are not known counts as constant.
+    A copy of the scheduler, on an optimizer of its own, is stepped ahead; the scheduler itself is only read, and random
+    generators end as they began. A schedule that cannot be copied and stepped, that ends at 0 everywhere, or whose
+    steps left are not known counts as constant; one that depends on the losses stays at its present height.
 
     Args:
-        scheduler: An attached scheduler that is stepped after each optimizer step.
-        total_steps: The steps that are left.
+        scheduler: An attached scheduler.
+        total_steps: The optimizer steps that are left.
+        per_step: The steps of the scheduler for each of the optimizer: ``Fraction(1, 50)`` for one in 50.
+        step: Steps the copy; by default by its method ``step``.
+        first: The steps of the scheduler that come before the optimizer's next one.
 
     Returns:
         The options; none where the schedule counts as constant.
+
+    Example:
+        >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+        >>> scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
+        >>> factor = schedule_left(scheduler, 4, per_step=Fraction(1, 2))["schedule_options"]["lr_lambda"]
+        >>> [factor(step) for step in range(4)]
+        [1.0, 1.0, 0.5, 0.5]
     """
-    if total_steps is None or isinstance(scheduler, ReduceLROnPlateau):
+    optimizer = scheduler.optimizer
+    base = rate_in_use(optimizer, scheduler=scheduler if isinstance(scheduler, LRScheduler) else None)
+    if isinstance(scheduler, ReduceLROnPlateau):
+        height = float(optimizer.param_groups[0]["lr"]) / base
+        return {"schedule": "plateau"} if height == 1.0 else _by_factors([height])
+    if total_steps is None:
         return {}
-    groups = [{**group, "params": [torch.zeros(1)]} for group in scheduler.optimizer.param_groups]
+    try:
+        rates = _rates_ahead(scheduler, first + int((total_steps - 1) * per_step), step)
+    except Exception as error:  # noqa: BLE001 (a scheduler of anybody's)
+        logger.info("The schedule of %s counts as constant: %s", type(scheduler).__name__, error)
+        return {}
+    factors = [rates[first + int(number * per_step)] / base for number in range(total_steps)]
+    if not (all(math.isfinite(factor) and factor >= 0.0 for factor in factors) and max(factors) > 0.0):
+        logger.info("The schedule of %s counts as constant: it has no rates above 0.", type(scheduler).__name__)
+        return {}
+    return _by_factors(factors)
+
+
+def _rates_ahead(scheduler: Any, num_steps: int, step: Callable[[Any], object] | None) -> list[float]:
+    """Return the first group's rate after 0, 1, ..., ``num_steps`` steps of a copy of the scheduler."""
+    optimizer = scheduler.optimizer
+    groups = [{**group, "params": [torch.zeros(1)]} for group in optimizer.param_groups]
     ahead = torch.optim.SGD([{"params": group["params"]} for group in groups], lr=1.0)
     for own, group in zip(ahead.param_groups, groups, strict=True):
         own.update(copy.deepcopy(group))
-    base = rate_in_use(scheduler.optimizer)
-    factors = []
-    try:
-        stepped = copy.deepcopy(scheduler, {id(scheduler.optimizer): ahead})
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that no optimizer step comes before
-            for _ in range(total_steps):
-                factors.append(float(ahead.param_groups[0]["lr"]) / base)
-                stepped.step()
-    except Exception as error:  # noqa: BLE001 (a scheduler of anybody's)
-        if len(factors) < total_steps:
-            logger.info("The schedule of %s counts as constant: %s", type(scheduler).__name__, error)
-            return {}
-    last = total_steps - 1
+    own = ahead.param_groups[0]
+    with preserved_state(*data_generators(scheduler)), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that no optimizer step comes before
+        copied = copy.deepcopy(scheduler, {id(optimizer): ahead})
+        rates = [float(own["lr"])]
+        for _ in range(num_steps):
+            copied.step() if step is None else step(copied)
+            rates.append(float(own["lr"]))
+    return rates
+
+
+def _by_factors(factors: list[float]) -> dict[str, Any]:
+    """Return the options of a schedule that is given by its factors, of which the last one goes on."""
+    last = len(factors) - 1
     return {"schedule": "lambda", "schedule_options": {"lr_lambda": lambda step: factors[min(step, last)]}}

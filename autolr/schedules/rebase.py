@@ -95,6 +95,23 @@ def rebase_scheduler(scheduler: LRScheduler, learning_rate: float) -> None:
         member._last_lr = [_like(group["lr"], float(group["lr"])) for group in groups]
 
 
+def base_rate(scheduler: LRScheduler) -> float:
+    """Return what :func:`rebase_scheduler` sets: the base rate of the first group; of a cycle, its peak.
+
+    Args:
+        scheduler: An attached scheduler; it is only read.
+
+    Raises:
+        ValueError: If that rate is not positive and finite.
+
+    Example:
+        >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+        >>> base_rate(torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.5))
+        0.1
+    """
+    return _base_rate(list(_members(scheduler)), scheduler.optimizer.param_groups[0])
+
+
 def _members(scheduler: LRScheduler) -> Iterator[LRScheduler]:
     """Yield the scheduler, and the ones inside of it."""
     yield scheduler
