@@ -13,7 +13,6 @@ from autolr._validation import invalid
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
-    from matplotlib.legend import Legend
 
 LOW = 2.2  # inches: axes below this height have small labels
 _SYMLOG_SPAN = 30.0  # on a linear grid: beyond this multiple of the best fall, a linear axis would hide the fall
@@ -130,25 +129,35 @@ def _rate_tick(value: float, position: int | None = None) -> str:  # noqa: ARG00
 
 
 def place_legend(
-    ax: "Axes", handles: "list[Artist]", *, gap: float, faint: str, width: float | None = None
-) -> "Legend":
+    ax: "Axes",
+    handles: "list[Artist]",
+    *,
+    gap: float,
+    faint: str,
+    width: float | None = None,
+    length: float = 1.5,
+) -> None:
     """Put the legend above the axes, ``gap`` points away, in as many columns as its width allows.
 
     The entry ``faint`` is drawn opaque. ``width``, in inches, is a fifth more than that of the axes by default: right
-    aligned, the legend may also stand above the labels of the losses.
+    aligned, the legend may also stand above the labels of the losses. One that is given may be that of several axes
+    beside each other. ``length``, in font sizes, is that of the lines: longer ones show a style.
     """
     from matplotlib import font_manager, transforms
 
-    share = 0.7 if _inches(ax)[0] < 4.0 else 0.85  # of the text: small in one column of a paper, larger on a slide
+    share = (
+        0.7 if (width or _inches(ax)[0]) < 4.0 else 0.85
+    )  # of the text: small in one column of a paper, larger on a slide
     size = share * font_manager.FontProperties(size="medium").get_size_in_points()
-    widths = np.array([0.56 * len(str(handle.get_label())) + 3.1 for handle in handles])  # in font sizes
+    widths = np.array([0.56 * len(str(handle.get_label())) + length + 1.6 for handle in handles])  # in font sizes
     room = (1.2 * _inches(ax)[0] if width is None else width) * 72.0 / size
 
     def fits(num_columns: int) -> bool:
         return float(sum(column.max() for column in np.array_split(widths, num_columns))) <= room
 
     most = next((n for n in range(widths.size, 1, -1) if fits(n)), 1)
-    num_columns = math.ceil(widths.size / math.ceil(widths.size / most))  # rows of about one length
+    num_rows = math.ceil(widths.size / most)
+    num_columns = math.ceil(widths.size / num_rows)  # rows of about one length
     shift = transforms.ScaledTranslation(0.0, gap / 72.0, ax.figure.dpi_scale_trans)
     legend = ax.legend(
         handles=handles,
@@ -158,7 +167,7 @@ def place_legend(
         bbox_transform=ax.transAxes + shift,
         borderaxespad=0.0,
         borderpad=0.0,
-        handlelength=1.5,
+        handlelength=length,
         handletextpad=0.4,
         columnspacing=1.0,
         labelspacing=0.25,
@@ -169,7 +178,12 @@ def place_legend(
     for handle, entry in zip(handles, legend.legend_handles, strict=True):
         if entry is not None and handle.get_label() == faint:
             entry.set(alpha=1.0, linewidth=1.0)  # one line alone would be too faint to see
-    return legend
+    if width is not None:
+        # NOTE: a layout would take the legend for a part of these axes, and make them narrow: it gets the height only.
+        legend.set_in_layout(False)
+        lines = "\n".join([" "] * num_rows)
+        place: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
+        ax.annotate(lines, (0.0, 1.0), (0.0, gap), verticalalignment="bottom", fontsize=size, **place)
 
 
 def label_axes(ax: "Axes", x: str, y: str) -> None:

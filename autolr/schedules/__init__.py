@@ -1,6 +1,8 @@
-"""Schedules: how the learning rate goes on from the one that was picked."""
+"""Schedules: how the learning rate goes on from the one that was picked, and which one to take."""
 
+from autolr.schedules.compare import compare_schedules
+from autolr.schedules.comparison import ScheduleComparison
 from autolr.schedules.make import make_scheduler
 from autolr.schedules.rebase import rebase_scheduler
 
-__all__ = ["make_scheduler", "rebase_scheduler"]
+__all__ = ["ScheduleComparison", "compare_schedules", "make_scheduler", "rebase_scheduler"]
