@@ -112,7 +112,8 @@ class Suggestion:
         if scheduler is not None:
             if groups is not None and len(groups) < len(base):
                 raise ValueError(invalid("scheduler", f"be None where only the groups {groups} were tuned", scheduler))
-            if getattr(scheduler, "optimizer", optimizer) is not optimizer:
+            # by its groups, as a scheduler may be attached to a wrapper of the optimizer
+            if getattr(scheduler, "optimizer", optimizer).param_groups is not optimizer.param_groups:
                 raise ValueError(invalid("scheduler", "be attached to `optimizer`", scheduler))
             rebase_scheduler(scheduler, self.learning_rate)
             return

@@ -187,6 +187,20 @@ def test_apply_refuses_the_scheduler_of_another_optimizer(delta, optimizer):
     assert optimizer.param_groups[0]["lr"] == 0.1
 
 
+def test_apply_takes_a_scheduler_that_is_attached_to_a_wrapper_of_the_optimizer(delta, optimizer):
+    class Wrapper(torch.optim.Optimizer):
+        param_groups = property(lambda self: self.inner.param_groups)
+
+        def __init__(self, inner):
+            self.inner, self.defaults = inner, inner.defaults
+
+    suggestion = result_of(delta).suggest()
+    scheduler = torch.optim.lr_scheduler.LambdaLR(Wrapper(optimizer), lambda step: float(step > 0))
+    suggestion.apply(optimizer, scheduler)
+    assert optimizer.param_groups[0]["lr"] == 0.0  # still in its warm-up
+    assert optimizer.param_groups[0]["initial_lr"] == pytest.approx(suggestion.learning_rate)
+
+
 def test_apply_with_a_cyclic_scheduler_makes_the_pick_its_peak(delta, optimizer):
     suggestion = result_of(delta).suggest()
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=[0.01, 0.04], total_steps=10)

@@ -5,7 +5,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from fractions import Fraction
 from typing import Any, Literal, TypeAlias
 
@@ -94,6 +94,7 @@ class Hook:
         total_steps: int | None = None,
         per_step: Fraction | int = 1,
         defaults: Mapping[str, Any] | None = None,
+        within: AbstractContextManager[object] | None = None,
     ) -> Suggestion:
         """Tune, and set the rate where it has to be set.
 
@@ -107,6 +108,8 @@ class Hook:
             total_steps: The optimizer steps that are left.
             per_step: The steps of the scheduler for each of the optimizer; see :func:`schedule_left`.
             defaults: Options that hold where the user has given none, such as how the framework trains.
+            within: The context of the tuning, one in which the framework is silent, say; it is left before the rate is
+                set and logged.
 
         Returns:
             The suggestion, which is the last one of ``suggestions`` too.
@@ -125,18 +128,24 @@ class Hook:
                 options.setdefault("total_steps", total_steps)
             if scheduler is not None and "schedule" not in options:
                 options |= schedule_left(scheduler, options.get("total_steps"), per_step=per_step)
-            suggestion = find_lr(model, loss_fn, optimizer, data, **options)
-        else:
-            method = options.pop("method", "mean")
-            own = {name: options.pop(name) for name in ("compute_loss", *_OF_TUNER) if name in options}
-            tuner = AutoLRTuner(model, loss_fn, optimizer, **own)
-            given = data if isinstance(data, tuple) else (data,)
-            suggestion = tuner.tune(*given, **options).suggest(method)
+        with nullcontext() if within is None else within:
+            suggestion = self._tuned(model, loss_fn, optimizer, data, options)
         self._apply(suggestion, optimizer, scheduler)
         self.suggestions.append(suggestion)
         if self.log is not None:
             self.log(suggestion)
         return suggestion
+
+    def _tuned(
+        self, model: torch.nn.Module, loss_fn: Any, optimizer: torch.optim.Optimizer, data: Any, options: dict[str, Any]
+    ) -> Suggestion:
+        if self.tool == "find_lr":
+            return find_lr(model, loss_fn, optimizer, data, **options)
+        method = options.pop("method", "mean")
+        own = {name: options.pop(name) for name in ("compute_loss", *_OF_TUNER) if name in options}
+        tuner = AutoLRTuner(model, loss_fn, optimizer, **own)
+        given = data if isinstance(data, tuple) else (data,)
+        return tuner.tune(*given, **options).suggest(method)
 
     def _apply(self, suggestion: Suggestion, optimizer: torch.optim.Optimizer, scheduler: LRScheduler | None) -> None:
         rate = rate_in_use(optimizer, suggestion.evidence.settings.get("groups"), scheduler=scheduler)
