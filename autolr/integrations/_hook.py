@@ -78,6 +78,11 @@ class Hook:
         """The last suggestion; ``None`` before the first one."""
         return self.suggestions[-1] if self.suggestions else None
 
+    @property
+    def accumulation_steps(self) -> int:
+        """The batches of an optimizer step that the user has told."""
+        return check_integer("accumulation_steps", self.options.get("accumulation_steps", 1), minimum=1)
+
     def is_due(self, epoch: int) -> bool:
         """Return whether it is time to tune before an epoch, counted from 0 where a training begins or goes on."""
         return epoch == 0 or (self.every_n_epochs is not None and epoch % self.every_n_epochs == 0)
@@ -107,7 +112,8 @@ class Hook:
             scheduler: The attached scheduler; it may be rebased.
             total_steps: The optimizer steps that are left.
             per_step: The steps of the scheduler for each of the optimizer; see :func:`schedule_left`.
-            defaults: Options that hold where the user has given none, such as how the framework trains.
+            defaults: Options that hold where the user has given none, such as how the framework trains; those that the
+                tool does not have are left out.
             within: The context of the tuning, one in which the framework is silent, say; it is left before the rate is
                 set and logged.
 
@@ -118,7 +124,8 @@ class Hook:
             TypeError: As :func:`autolr.find_lr` or :meth:`AutoLRTuner.tune`.
             ValueError: As these, and if only some groups are tuned where a scheduler moves all of them.
         """
-        options = {"compute_loss": compute_loss, **(defaults or {}), **self.options}
+        given = {name: value for name, value in (defaults or {}).items() if self.tool == "find_lr" or name in _OF_TUNER}
+        options = {"compute_loss": compute_loss, **given, **self.options}
         tuned = check_groups(optimizer, options.get("groups"))
         if scheduler is not None and self.apply and tuned is not None and len(tuned) < len(optimizer.param_groups):
             of_all = "be left out where a scheduler is attached, which moves all groups, and apply=True"
@@ -208,6 +215,7 @@ def schedule_left(
     per_step: Fraction | int = 1,
     step: Callable[[Any], object] | None = None,
     first: int = 0,
+    base: float | None = None,
 ) -> dict[str, Any]:
     """Return the options ``schedule`` and ``schedule_options`` of ``find_lr`` for what is left of a schedule.
 
@@ -221,6 +229,7 @@ def schedule_left(
         per_step: The steps of the scheduler for each of the optimizer: ``Fraction(1, 50)`` for one in 50.
         step: Steps the copy; by default by its method ``step``.
         first: The steps of the scheduler that come before the optimizer's next one.
+        base: What its rates are shares of; by default what :func:`rate_in_use` says.
 
     Returns:
         The options; none where the schedule counts as constant.
@@ -233,7 +242,8 @@ def schedule_left(
         [1.0, 1.0, 0.5, 0.5]
     """
     optimizer = scheduler.optimizer
-    base = rate_in_use(optimizer, scheduler=scheduler if isinstance(scheduler, LRScheduler) else None)
+    if base is None:
+        base = rate_in_use(optimizer, scheduler=scheduler if isinstance(scheduler, LRScheduler) else None)
     if isinstance(scheduler, ReduceLROnPlateau):
         height = float(optimizer.param_groups[0]["lr"]) / base
         return {"schedule": "plateau"} if height == 1.0 else _by_factors([height])
