@@ -1,5 +1,6 @@
 """The picture of an expansion: the true losses, the line and the parabola, and where the parabola is lowest."""
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,7 @@ def plot_taylor(
         TypeError: If ``ax`` are no axes.
     """
     from matplotlib.axes import Axes
+    from matplotlib.ticker import FuncFormatter
 
     if ax is None:
         from matplotlib import pyplot as plt
@@ -57,25 +59,22 @@ def plot_taylor(
     set_rate_axis(ax, float(fine[0]), float(fine[-1]), logarithmic=False)
     handles: list[Artist] = []
     finite = np.isfinite(losses)
-    if finite.any():
-        handles += ax.plot(
-            learning_rates[finite],
-            losses[finite],
-            ".-",
-            color=text_color(ax),
-            linewidth=1.0,
-            markersize=4.0,
-            label="loss",
-        )
+    if finite.any():  # above the parabola, which covers it where it is right
+        style = {"color": text_color(ax), "linewidth": 0.8, "marker": ".", "markersize": 4.0, "zorder": 3.0}
+        handles += ax.plot(learning_rates[finite], losses[finite], label="loss", **style)
     handles += ax.plot(fine, orders[1], "--", color=_SKY, linewidth=1.6, label="order 1")
-    handles += ax.plot(fine, orders[2], color=_VERMILLION, linewidth=1.6, label="order 2")
+    handles += ax.plot(fine, orders[2], color=_VERMILLION, linewidth=2.0, label="order 2")
     if fine[0] < minimizer < fine[-1]:
         label = f"minimizer: {format_rate(minimizer)}"
         handles.append(ax.axvline(minimizer, color=_GREEN, linewidth=1.4, linestyle=":", label=label))
     parabola = orders[2]
     low = float(min([parabola.min(), *losses[finite]]))
     high = float(max([parabola.max(), *losses[finite & (losses <= 2.0 * parabola.max() - low)]]))
-    set_loss_axis(ax, LossRange(low, high, max(abs(low), abs(high))), logarithmic=False)
+    largest = max(abs(low), abs(high))
+    set_loss_axis(ax, LossRange(low, high, largest), logarithmic=False)
+    # where the loss changes by a small part of it, three digits do not tell the ticks apart
+    digits = 3 if high == low else max(3, 2 + math.ceil(math.log10(largest / (high - low))))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda loss, _: format_rate(loss, digits=digits)))
     ax.set_xlabel("learning rate")
     ax.set_ylabel("loss")
     place_legend(ax, handles, gap=4.0, faint="")

@@ -129,7 +129,7 @@ class TaylorExpansion:
         if self.minimizer == math.inf:
             return f"{numbers}: the parabola falls without end, and names no rate."
         if self.minimizer == 0.0:
-            return f"{numbers}: the step does not descend, and no rate lowers the loss."
+            return f"{numbers}: the step does not descend, and the parabola names no rate above 0."
         rate = format_rate(self.minimizer, digits=3)
         text = f"{numbers}: the parabola is lowest at the rate {rate}, at {float(self.loss_at(self.minimizer)):.4g}."
         if not np.isfinite(self.losses).any():

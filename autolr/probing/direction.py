@@ -110,10 +110,11 @@ class Direction:
     def off_line(self, learning_rate: float, real: list[torch.Tensor], line: list[torch.Tensor]) -> str | None:
         r"""Return by how much a real step is off a line, or ``None`` where it is on it.
 
-        Tensor by tensor: :math:`\|\delta(\mathrm{lr}) + \mathrm{lr}\, d\| \le 10^{-4} \|\delta(\mathrm{lr})\| +
-        \epsilon \|\theta_0\|`, where :math:`\delta` is the way from the start. Norms of tensors of more than 8192
-        entries are estimated from their sketches, as the length of a vector is from its random projections (Johnson &
-        Lindenstrauss 1984): the square of a sum with normal weights has that of the norm as its mean.
+        Tensor by tensor: :math:`\|\delta(\mathrm{lr}) + \mathrm{lr}\, d\| \le \max(10^{-4}, 4 \epsilon)
+        \|\delta(\mathrm{lr})\| + \epsilon \|\theta_0\|`, where :math:`\delta` is the way from the start. Norms of
+        tensors of more than 8192 entries are estimated from their sketches, as the length of a vector is from its
+        random projections (Johnson & Lindenstrauss 1984): the square of a sum with normal weights has that of the norm
+        as its mean.
 
         Args:
             learning_rate: The rate of the real step.
@@ -123,7 +124,7 @@ class Direction:
         beside = torch._foreach_sub(real, torch._foreach_mul(line, learning_rate))
         allowances = zip(_norms(beside), _norms(real), self._resolution, self._lengths, strict=True)
         for distance, length, epsilon, origin in allowances:
-            allowed = STEP_TOLERANCE * length + epsilon * origin
+            allowed = max(STEP_TOLERANCE, 4.0 * epsilon) * length + epsilon * origin
             if not distance <= allowed:
                 return f"the real step at {learning_rate:.3g} is off the line by {distance:.2g}, {allowed:.2g} allowed"
         return None

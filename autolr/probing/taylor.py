@@ -127,6 +127,7 @@ def _direction(start: Start, batch: Batch) -> Direction | None:
         raise ValueError(invalid("optimizer", "hold no sparse parameters", optimizer))
     gradients = direction.gradients(batch)
     weights = length_of(direction.origin)
+    largest = min(torch.finfo(weight.dtype).max for weight in direction.parameters) / _LONG**2
     rate = start.learning_rate
     for _ in range(_TRIES):
         tried = rate
@@ -135,12 +136,12 @@ def _direction(start: Start, batch: Batch) -> Direction | None:
         length = length_of(real) / tried
         if not math.isfinite(length):
             return None
-        equal = weights / length if length > 0.0 else math.inf  # where the step is as long as the weights
-        enough = min(equal, direction.resolvable(length)[1])
-        if tried >= enough:
+        equal = weights / length if length > 0.0 else 0.0  # where the step is as long as the weights
+        enough = min(equal, direction.resolvable(length)[1]) if length > 0.0 else math.inf
+        if tried >= min(enough, largest):
             break
-        rate = min(enough, _LEAP * tried)
-    direction.take(_LONG * (max(tried, equal) if math.isfinite(equal) else tried), gradients)
+        rate = min(enough, _LEAP * tried, largest)
+    direction.take(_LONG * min(max(tried, equal), largest), gradients)
     if not direction.is_finite():
         return None
     objection = direction.off_line(tried, real, direction.sketches())
