@@ -15,7 +15,6 @@ pytestmark = pytest.mark.integration
 torch_lr_finder = pytest.importorskip("torch_lr_finder")
 
 OPTIMIZERS = {
-    "SGD": lambda p: torch.optim.SGD(p, lr=1e-4),
     "momentum": lambda p: torch.optim.SGD(p, lr=1e-4, momentum=0.9, weight_decay=1e-3),
     "Adam": lambda p: torch.optim.Adam(p, lr=1e-4),
 }
@@ -61,7 +60,7 @@ def ours(optimizer, data, val_loader=None, *, diverge_th=5.0, **options):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("schedule", ["exponential", "linear"])
-@pytest.mark.parametrize("accumulation_steps", [1, 2, 3])
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
 @pytest.mark.parametrize("validated", [False, True])
 def test_losses_are_equal_with_dropout_batch_norm_and_a_loader_that_ends_and_shuffles(
     optimizer, schedule, accumulation_steps, validated
@@ -78,9 +77,9 @@ def test_losses_are_equal_with_dropout_batch_norm_and_a_loader_that_ends_and_shu
 @pytest.mark.parametrize("smoothing", [0.0, 0.05, 0.9])
 def test_a_run_stops_where_theirs_does(diverge_th, smoothing):
     options = {"schedule": "exponential", "num_iter": 60, "smoothing": smoothing, "diverge_th": diverge_th}
-    rates, losses = theirs("SGD", loader(), **options)
+    rates, losses = theirs("momentum", loader(), **options)
     assert len(rates) < 60
-    assert ours("SGD", loader(), **options)[1].tolist() == losses.tolist()
+    assert ours("momentum", loader(), **options)[1].tolist() == losses.tolist()
 
 
 def test_the_steepest_point_is_theirs():
