@@ -123,7 +123,7 @@ class SecondOrderLR(LRScheduler):
         training = self._training
         batch = read_batch(X, Y, device=training.device, dtype=training.dtype)
         with training.preserved() as start, twice_differentiable():
-            start.randomness.fork(seed_of(0, BATCH_STATE, self.last_epoch))
+            start.randomness.fork(seed_of(0, BATCH_STATE, self._step_count))
             if not self._is_checked:
                 check_batch(start.objective, "scheduler's", batch)
                 self._is_checked = True
