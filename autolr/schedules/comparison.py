@@ -168,7 +168,8 @@ def _verdict(result: ScheduleComparison) -> str:
         best = summary[summary.index == result.best].iloc[0]
         which = f"The best of {num_schedules} schedules is" if num_schedules > 1 else "The only schedule is"
         level = f"{100.0 * result.confidence_level:g}%, {num_repeats} repeats"
-        lines = [f"{which} {result.best}: final loss {_interval(best, 'final_loss', 'low', 'high')} ({level})."]
+        loss, low, high = map(_number, best[["final_loss", "low", "high"]])
+        lines = [f"{which} {result.best}: final loss {loss}, between {low} and {high} ({level})."]
         others = summary[(summary.index != result.best) & (num_diverged == 0).to_numpy()]
         rounding = _ROUNDINGS * float(result.settings.get("epsilon", 0.0)) * abs(best["final_loss"])
         is_tied = (others["difference_low"] <= 0.0) | (others["difference"] <= rounding)
@@ -176,8 +177,8 @@ def _verdict(result: ScheduleComparison) -> str:
         if len(tied):
             lines.append(f"It cannot be told from {', '.join(map(str, tied.index))}.")
         if len(worse):
-            ends = "difference", "difference_low", "difference_high"
-            parts = [f"{label} by {_interval(row, *ends)}" for label, row in worse.iterrows()]
+            rows = worse[["difference", "difference_low", "difference_high"]].map(_number).itertuples()
+            parts = [f"{label} by {by} (from {low} to {high})" for label, by, low, high in rows]
             lines.append(f"Worse than it: {'; '.join(parts)}.")
     if num_diverged.any():
         parts = [f"{label} ({number} of {num_repeats})" for label, number in num_diverged.items() if number]
@@ -189,10 +190,6 @@ def _verdict(result: ScheduleComparison) -> str:
     if num_schedules > 1 and not num_diverged.all():
         lines.append("The best is picked by the same losses, and so looks better than it is: new repeats would tell.")
     return "\n".join(lines)
-
-
-def _interval(row: "pd.Series[Any]", middle: str, low: str, high: str) -> str:
-    return f"{_number(row[middle])} (from {_number(row[low])} to {_number(row[high])})"
 
 
 def _number(value: Any) -> str:

@@ -420,7 +420,7 @@ def test_the_summary_is_students_t_of_losses_and_of_paired_differences(rng):
 def test_the_words_say_which_is_best_which_may_be_as_good_and_which_is_worse():
     losses = {"a": [1.0, 2.0, 3.0], "b": [1.1, 1.9, 3.3], "c": [2.0, 3.1, 4.0], "d": [1.0, math.inf, 1.0]}
     assert str(made(losses, num_evaluations=300.0, seconds=1.25, total_steps=20)).splitlines() == [
-        "The best of 4 schedules is a: final loss 2 (from \N{MINUS SIGN}0.484 to 4.48) (95%, 3 repeats).",
+        "The best of 4 schedules is a: final loss 2, between \N{MINUS SIGN}0.484 and 4.48 (95%, 3 repeats).",
         "It cannot be told from b.",
         "Worse than it: c by 1.03 (from 0.89 to 1.18).",
         "Training diverged under d (1 of 3).",
@@ -436,7 +436,7 @@ def test_a_difference_of_rounding_is_none():
 
 
 def test_one_schedule_has_nothing_to_be_compared_with():
-    assert str(made({"a": [1.0, 1.0]})) == "The only schedule is a: final loss 1 (from 1 to 1) (95%, 2 repeats)."
+    assert str(made({"a": [1.0, 1.0]})) == "The only schedule is a: final loss 1, between 1 and 1 (95%, 2 repeats)."
 
 
 def test_the_result_can_be_sent_and_shown():
