@@ -259,6 +259,26 @@ def test_every_kind_of_data_trains_and_judges_all_of_it(kind, validation):
     assert result.final_losses.loc[0, "constant"] == pytest.approx(mean, rel=1e-5)
 
 
+class Noisy(Observations):
+    """Observations that are augmented at random, from the global generator and one of their own."""
+
+    def __init__(self, X, Y):
+        super().__init__(X, Y)
+        self.generator = np.random.default_rng(0)
+
+    def __getitem__(self, index):
+        return self.X[index] + torch.randn(4) + float(self.generator.normal()), self.Y[index]
+
+
+def test_a_dataset_that_draws_at_random_draws_the_same_for_every_schedule():
+    data = Noisy(*regression(40))
+    with unchanged(nn.Linear(1, 1), extra=[data.generator]):
+        result = compare(data=data, batch_size=8, learning_rate=1e-12, schedules=ALL)
+    for label in ALL:
+        np.testing.assert_allclose(losses_of(result, label)["loss"], losses_of(result, "constant")["loss"], rtol=1e-6)
+        np.testing.assert_allclose(result.final_losses[label], result.final_losses["constant"], rtol=1e-6)
+
+
 def test_batches_of_different_sizes_count_by_their_observations():
     X, Y = regression(40)
     batches = [(X[:30], Y[:30]), (X[30:], Y[30:])]
