@@ -1,11 +1,11 @@
-"""The command line: ``autolr demo``."""
+"""The command line: ``autolr demo`` and ``autolr schedules``."""
 
 import argparse
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TextIO, get_args
+from typing import TYPE_CHECKING, Any, TextIO, get_args
 
 import numpy as np
 import pandas as pd
@@ -13,12 +13,27 @@ import torch
 
 from autolr._text import format_rate
 from autolr._typing import Method
+from autolr._validation import check_real
 from autolr._version import __version__
 from autolr.errors import NoCandidateError
 from autolr.grids import log_grid
+from autolr.plot_schedules import plot_rates
+from autolr.range_test import lr_range_test
 from autolr.result import TuningResult
+from autolr.schedules.make import schedule_factors
+from autolr.search import find_lr
 from autolr.storage import save_json, to_json
+from autolr.suggestion import Suggestion
+from autolr.taylor import TaylorExpansion, taylor_expansion
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_TOOLS = ("tune", "find", "range-test", "taylor")
+_PANELS = {"find": (1, 2), "range-test": (2, 1), "taylor": (1, 1)}  # of their pictures
+_OF_TUNING = {"num_subsamples": 100, "method": "mean", "json": None}  # options that only tuning has, and their defaults
+_DRAWN = ("constant", "step", "multistep", "exponential", "cosine", "warm_restarts", "onecycle")  # without a function
+_TABLE_ROWS = 25  # at most: what a terminal shows at once
 _TABLE = ["mean", "low", "high", "prob_improve", "num_diverged"]
 
 
@@ -33,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        return _demo(options)
+        return int(options.run(options))
     except KeyboardInterrupt:
         print("autolr: interrupted", file=sys.stderr)
         return 130
@@ -56,7 +71,21 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: autolr demo --optimizer SGD --num-subsamples 50 --plot digits.png",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    demo.set_defaults(plot="autolr-demo.png")
+    demo.add_argument("--tool", choices=_TOOLS, default="tune", help="what is shown; see the documentation of each")
+    demo.set_defaults(plot="autolr-demo.png", run=_demo)
+    schedules = commands.add_parser(
+        "schedules",
+        help="print the rates of schedules, step by step; example: autolr schedules cosine step --total-steps 50",
+        description="Print the learning rates that schedules go through, in a table, and draw them.",
+        epilog="example: autolr schedules cosine onecycle --learning-rate 0.1 --total-steps 100 --plot rates.png",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    schedules.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(_DRAWN)}; by default all of them")
+    schedules.add_argument("--learning-rate", type=float, default=1.0, metavar="LR", help="from which they start")
+    schedules.add_argument("--total-steps", type=int, default=100, metavar="T", help="the length of the run")
+    schedules.add_argument("--warmup-steps", type=int, default=0, metavar="W", help="of a linear warm-up")
+    schedules.add_argument("--plot", metavar="PATH", help="write the picture there, -: PNG on standard output")
+    schedules.set_defaults(run=_schedules)
     return parser
 
 
@@ -80,10 +109,11 @@ def _demo(options: argparse.Namespace) -> int:
     from autolr import demo
 
     torch.set_num_threads(1)  # a network as small as the demo's gains nothing by more, and waits for busy cores
-    if options.plot not in (None, "-") and not Path(options.plot).parent.is_dir():
-        raise ValueError(f"--plot must name a file in an existing folder, got {options.plot!r}.")
+    _check_plot(options)
     if options.optimizer not in demo.OPTIMIZERS:
         raise ValueError(f"--optimizer must be one of {', '.join(demo.OPTIMIZERS)}, got {options.optimizer!r}.")
+    if options.tool != "tune":
+        return _show(options)
     result = demo.tune_digits(
         optimizer=options.optimizer,
         seed=options.seed,
@@ -91,9 +121,70 @@ def _demo(options: argparse.Namespace) -> int:
         num_subsamples=options.num_subsamples,
         batch_size=options.batch_size,
     )
-    # what is written to standard output is not mixed with words
-    words = sys.stderr if "-" in (options.json, options.plot) else sys.stdout
-    return _report(result, options, words)
+    return _report(result, options, _words(options))
+
+
+def _show(options: argparse.Namespace) -> int:
+    """Print what another tool says of the demonstration's network, and draw it."""
+    for name, default in _OF_TUNING.items():
+        if getattr(options, name) != default:
+            flag, value = f"--{name.replace('_', '-')}", getattr(options, name)
+            raise ValueError(f"{flag} must be left out with --tool {options.tool}, got {value!r}.")
+    try:
+        shown = _shown(options)
+    except NoCandidateError as error:
+        print(f"I cannot tell: {error}", file=_words(options))
+        return 1
+    print(shown, file=_words(options))
+    if options.plot:
+        rows, columns = _PANELS[options.tool]
+        size = (5.0 * columns + 2.0, 2.5 * rows + 2.0)
+        _save_plot(options, lambda figure: shown.plot(figure.subplots(rows, columns)), size)
+    return 0 if isinstance(shown, TaylorExpansion) or shown.doubt is None else 1
+
+
+def _shown(options: argparse.Namespace) -> Suggestion | TaylorExpansion:
+    from autolr import demo
+
+    model, loss_fn, optimizer, (X, Y) = demo.digits(options.optimizer, options.seed)
+    size, seed = options.batch_size, options.seed
+    if options.tool == "find":
+        run: dict[str, Any] = {"total_steps": 2000, "schedule": "cosine"}
+        return find_lr(model, loss_fn, optimizer, (X, Y), batch_size=size, rng=seed, **run)
+    if options.tool == "taylor":
+        return taylor_expansion(model, loss_fn, optimizer, X[:size], Y[:size], rng=seed)
+    rates = {"start_lr": options.lr_min, "end_lr": options.lr_max, "num_iter": options.num_rates}
+    test = lr_range_test(model, loss_fn, optimizer, (X, Y), batch_size=size, num_repeats=5, rng=seed, **rates)
+    return test.suggest()
+
+
+def _schedules(options: argparse.Namespace) -> int:
+    _check_plot(options)
+    names = options.names or [name for name in _DRAWN if name != "onecycle" or not options.warmup_steps]
+    for name in names:
+        if name not in _DRAWN:
+            raise ValueError(f"NAME must be one of {', '.join(_DRAWN)}, got {name!r}.")
+    rates = {
+        name: check_real("--learning-rate", options.learning_rate, above=0.0)
+        * schedule_factors(name, total_steps=options.total_steps, warmup_steps=options.warmup_steps)
+        for name in names
+    }
+    table = pd.DataFrame(rates).rename_axis("step")
+    shown = table.iloc[:: -(-len(table) // _TABLE_ROWS)]
+    print(shown.to_string(float_format=lambda rate: format_rate(rate, digits=3)), file=_words(options))
+    if options.plot:
+        _save_plot(options, lambda figure: plot_rates(rates, ax=figure.subplots()), (7.0, 4.5))
+    return 0
+
+
+def _check_plot(options: argparse.Namespace) -> None:
+    if options.plot not in (None, "-") and not Path(options.plot).parent.is_dir():
+        raise ValueError(f"--plot must name a file in an existing folder, got {options.plot!r}.")
+
+
+def _words(options: argparse.Namespace) -> TextIO:
+    """Return where words go: what is written to standard output is not mixed with them."""
+    return sys.stderr if "-" in (getattr(options, "json", None), options.plot) else sys.stdout
 
 
 def _report(result: TuningResult, options: argparse.Namespace, words: TextIO) -> int:
@@ -115,21 +206,20 @@ def _report(result: TuningResult, options: argparse.Namespace, words: TextIO) ->
         save_json(options.json, result.differentials, dict(result.settings))
         print(f"Result: {options.json}", file=words)
     if options.plot:
-        _save_plot(result, options)
-        if options.plot != "-":
-            print(f"Picture: {options.plot}", file=words)
+        _save_plot(options, lambda figure: result.plot(figure.subplots(), method=options.method), (7.0, 4.5))
     return status
 
 
-def _save_plot(result: TuningResult, options: argparse.Namespace) -> None:
+def _save_plot(options: argparse.Namespace, draw: "Callable[[Figure], object]", size: tuple[float, float]) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.0, 4.5), layout="constrained")
-    result.plot(figure.subplots(), method=options.method)
+    figure = Figure(figsize=size, layout="constrained")
+    draw(figure)
     if options.plot == "-":
         figure.savefig(sys.stdout.buffer, format="png", dpi=150)
         return
     figure.savefig(options.plot, dpi=150)
+    print(f"Picture: {options.plot}", file=_words(options))
 
 
 def _interesting_rows(result: TuningResult) -> pd.DataFrame:

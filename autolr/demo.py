@@ -11,16 +11,17 @@ from autolr.tuner import AutoLRTuner
 OPTIMIZERS = ("AdamW", "Adam", "SGD", "RMSprop", "NAdam", "Adagrad", "Adamax", "Adadelta", "RAdam")
 
 
-def tune_digits(*, optimizer: str = "AdamW", seed: int = 0, **options: Any) -> TuningResult:
-    """Tune a perceptron with one hidden layer on the 1,797 digits of 8 x 8 pixels that scikit-learn bundles.
+def digits(
+    optimizer: str = "AdamW", seed: int = 0
+) -> tuple[nn.Module, nn.Module, torch.optim.Optimizer, tuple[torch.Tensor, torch.Tensor]]:
+    """Return a perceptron with one hidden layer, its loss and optimizer, and the digits that scikit-learn bundles.
 
     Args:
         optimizer: The name of a class of ``torch.optim``.
-        seed: Of the subsamples and of the network's initial weights.
-        **options: Of :meth:`AutoLRTuner.tune`.
+        seed: Of the network's initial weights.
 
     Returns:
-        The result.
+        Model, loss function, optimizer, and 1,797 images of 8 x 8 pixels with their labels.
 
     Raises:
         ImportError: If scikit-learn is not installed.
@@ -35,7 +36,23 @@ def tune_digits(*, optimizer: str = "AdamW", seed: int = 0, **options: Any) -> T
     with torch.random.fork_rng(devices=[]):
         torch.set_rng_state(torch.Generator().manual_seed(seed).get_state())
         model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
-    tuner = AutoLRTuner(
-        model, nn.CrossEntropyLoss(), getattr(torch.optim, optimizer)(model.parameters(), lr=1e-3), rng=seed
-    )
-    return tuner.tune(X / 16.0, Y, **options)
+    made = getattr(torch.optim, optimizer)(model.parameters(), lr=1e-3)
+    return model, nn.CrossEntropyLoss(), made, (torch.tensor(X / 16.0, dtype=torch.float32), torch.tensor(Y))
+
+
+def tune_digits(*, optimizer: str = "AdamW", seed: int = 0, **options: Any) -> TuningResult:
+    """Tune the network of :func:`digits`.
+
+    Args:
+        optimizer: The name of a class of ``torch.optim``.
+        seed: Of the subsamples and of the network's initial weights.
+        **options: Of :meth:`AutoLRTuner.tune`.
+
+    Returns:
+        The result.
+
+    Raises:
+        ImportError: If scikit-learn is not installed.
+    """
+    model, loss_fn, made, data = digits(optimizer, seed)
+    return AutoLRTuner(model, loss_fn, made, rng=seed).tune(*data, **options)

@@ -3,7 +3,7 @@
 import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import IterableDataset
 
 from autolr._progress import progress_bar
-from autolr._typing import Batch, ComputeLoss, LossFunction, Rng
+from autolr._typing import Autocast, Batch, Clip, ComputeLoss, LossFunction, Rng
 from autolr._validation import check_flag, check_integer, check_option, check_real, check_rng, invalid
 from autolr._version import versions
 from autolr.data import DEFAULT_BATCH_SIZE, BatchStream, Data, DatasetRows, Rows, read_whole
@@ -52,6 +52,10 @@ def lr_range_test(
     device: torch.device | str | None = None,
     rng: Rng = None,
     progress: bool | None = None,
+    autocast: Autocast | None = None,
+    scaler: torch.amp.GradScaler | None = None,
+    clip: Clip | None = None,
+    groups: Sequence[int] | None = None,
 ) -> RangeTest:
     r"""Train once while the rate rises, and record the loss at each rate.
 
@@ -98,6 +102,10 @@ def lr_range_test(
         device: Where batches go; by default where the first parameter is.
         rng: An int gives the same answer at each call; a ``numpy.random.Generator`` is advanced.
         progress: ``None``: a bar on a terminal only; ``True`` or ``False`` force it.
+        autocast: As for :class:`AutoLRTuner`.
+        scaler: As for :class:`AutoLRTuner`.
+        clip: As for :class:`AutoLRTuner`.
+        groups: As for :class:`AutoLRTuner`.
 
     Returns:
         The losses, from which :meth:`RangeTest.suggest` reads a rate.
@@ -126,7 +134,16 @@ def lr_range_test(
     """
     began = time.perf_counter()
     training = check_training(
-        model, loss_fn, optimizer, compute_loss=compute_loss, device=device, accumulation_steps=accumulation_steps
+        model,
+        loss_fn,
+        optimizer,
+        compute_loss=compute_loss,
+        device=device,
+        autocast=autocast,
+        scaler=scaler,
+        accumulation_steps=accumulation_steps,
+        clip=clip,
+        groups=groups,
     )
     check_option("schedule", schedule, RangeSchedule)
     start_lr = check_real("start_lr", start_lr, above=0.0)

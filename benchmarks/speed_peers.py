@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
-from typing import Any
 
 import peers
 from tasks import TASKS, Problem, Task
@@ -40,23 +39,22 @@ def searched(effort: Effort, problem: Problem, task: Task, seed: int) -> float:
 
 def ranged(problem: Problem, task: Task, seed: int) -> float:
     optimizer = problem.make_optimizer(problem.model.parameters(), lr=peers.LOWEST)
-    test: Any = vars(autolr)["lr_range_test"]  # it may not be there: see FINDERS
     loader = peers.loader_of(problem, task.batch_size, seed)
-    return float(len(test(problem.model, problem.loss_fn, optimizer, loader).history))
+    return autolr.lr_range_test(problem.model, problem.loss_fn, optimizer, loader).num_evaluations
 
 
 def of_peer(find: Callable[[Problem, int, int], peers.Found], problem: Problem, task: Task, seed: int) -> float:
     return find(problem, task.batch_size, seed)[1]
 
 
-# what it is called, the package that it needs, its name there if that is not sure, and how it is run
-FINDERS: list[tuple[str, str, str, Find]] = [
-    ("find_lr, default", "autolr", "find_lr", partial(searched, "default")),
-    ("find_lr, fast", "autolr", "find_lr", partial(searched, "fast")),
-    ("lr_range_test", "autolr", "lr_range_test", ranged),
-    ("torch-lr-finder", "torch_lr_finder", "", partial(of_peer, peers.torch_lr_finder)),
-    ("Ignite, FastaiLRFinder", "ignite", "", partial(of_peer, peers.ignite)),
-    ("Lightning, Tuner.lr_find", "lightning", "", partial(of_peer, peers.lightning)),
+# what it is called, the package that it needs, and how it is run
+FINDERS: list[tuple[str, str, Find]] = [
+    ("find_lr, default", "autolr", partial(searched, "default")),
+    ("find_lr, fast", "autolr", partial(searched, "fast")),
+    ("lr_range_test", "autolr", ranged),
+    ("torch-lr-finder", "torch_lr_finder", partial(of_peer, peers.torch_lr_finder)),
+    ("Ignite, FastaiLRFinder", "ignite", partial(of_peer, peers.ignite)),
+    ("Lightning, Tuner.lr_find", "lightning", partial(of_peer, peers.lightning)),
 ]
 DISTRIBUTIONS = {"torch_lr_finder": "torch-lr-finder", "ignite": "pytorch-ignite"}
 
@@ -64,10 +62,10 @@ DISTRIBUTIONS = {"torch_lr_finder": "torch-lr-finder", "ignite": "pytorch-ignite
 def print_table(num_seeds: int) -> None:
     """Print the cost of each finder: medians over the seeds, and the range; all in turns, after a round to warm up."""
     (task,) = (task for task in TASKS if task.name == TASK)
-    there = [finder for finder in FINDERS if _is_there(finder[1], finder[2])]
+    there = [finder for finder in FINDERS if importlib.util.find_spec(finder[1]) is not None]
     costs: dict[str, list[tuple[float, float]]] = {name: [] for name, *_ in there}
     for seed in range(-1, num_seeds):
-        for name, _, _, find in there:
+        for name, _, find in there:
             problem = task.make(max(seed, 0))
             began = time.process_time()
             with warnings.catch_warnings():
@@ -77,17 +75,13 @@ def print_table(num_seeds: int) -> None:
                 costs[name].append((evaluations, time.process_time() - began))
     print(f"\n{TASK}, m = {task.batch_size}, one thread, {num_seeds} seeds.\n")
     print("| finder | gradient evaluations | seconds |\n|---|---|---|")
-    for name, package, attribute, _ in FINDERS:
+    for name, package, _ in FINDERS:
         if name not in costs:
-            print(f"| {name} | {'not in this version' if attribute else 'not installed'} | - |")
+            print(f"| {name} | not installed | - |")
             continue
         numbers, times = zip(*costs[name], strict=True)
-        shown = name if attribute else f"{name} {version(DISTRIBUTIONS.get(package, package))}"
+        shown = name if package == "autolr" else f"{name} {version(DISTRIBUTIONS.get(package, package))}"
         print(f"| {shown} | {_range(numbers, '.0f')} | {_range(times, '.2f')} |")
-
-
-def _is_there(package: str, attribute: str) -> bool:
-    return importlib.util.find_spec(package) is not None and (not attribute or hasattr(autolr, attribute))
 
 
 def _range(values: tuple[float, ...], form: str) -> str:

@@ -115,3 +115,53 @@ def test_without_a_command_the_usage_is_shown(capsys):
     with pytest.raises(SystemExit, match="2"):
         main([])
     assert "usage: autolr" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("tool", "says"), [("find", "for 2000 steps"), ("range-test", "5 runs"), ("taylor", "slope")])
+def test_the_demo_shows_the_other_tools_and_draws_them(tool, says, capsys, tmp_path):
+    assert main(["demo", "--tool", tool, "--plot", "tool.png"]) in (0, 1)
+    words = capsys.readouterr().out
+    assert says in words
+    assert words.endswith("Picture: tool.png\n")
+    assert (tmp_path / "tool.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_tool_that_cannot_tell_is_status_1(capsys):
+    assert main(["demo", "--tool", "range-test", "--lr-max", "1e-5", "--plot", "tool.png"]) == 1
+    assert "I cannot tell" in capsys.readouterr().out
+    assert main(["demo", "--tool", "range-test", "--num-rates", "5"]) == 1
+    assert "I cannot tell: At least 2 rows must be left" in capsys.readouterr().out
+
+
+def test_an_option_that_a_tool_does_not_have_is_refused(capsys):
+    assert main(["demo", "--tool", "find", "--json", "lr.json"]) == 2
+    assert capsys.readouterr().err == "autolr: error: --json must be left out with --tool find, got 'lr.json'.\n"
+
+
+def test_schedules_are_printed_and_drawn(capsys, tmp_path):
+    arguments = ["cosine", "step", "--learning-rate", "0.1", "--total-steps", "4", "--warmup-steps", "1"]
+    assert main(["schedules", *arguments, "--plot", "rates.png"]) == 0
+    words = capsys.readouterr().out
+    assert [line.split() for line in words.splitlines()[:3]] == [["cosine", "step"], ["step"], ["0", "0.05", "0.05"]]
+    assert len(words.splitlines()) == 7
+    assert (tmp_path / "rates.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["schedules"]) == 0
+    assert "onecycle" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["cosin"], "NAME must be one of constant, step, multistep"),
+        (["cosine", "--learning-rate", "0"], "`--learning-rate` must be finite and above 0, got 0.0."),
+        (["cosine", "--total-steps", "0"], "`total_steps` must be at least 1, got 0."),
+        (["onecycle", "--warmup-steps", "3"], "`warmup_steps` must be 0 for 'onecycle'"),
+        (["cosine", "--plot", "nowhere/rates.png"], "--plot must name a file in an existing folder"),
+    ],
+)
+def test_what_is_no_schedule_is_one_line_on_standard_error(arguments, text, capsys):
+    assert main(["schedules", *arguments]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("autolr: error: ")
+    assert text in message
+    assert message.count("\n") == 1

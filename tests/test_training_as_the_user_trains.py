@@ -8,7 +8,7 @@ import torch
 from harness import unchanged
 from torch import nn
 
-from autolr import AutoLRTuner, find_lr
+from autolr import AutoLRTuner, find_lr, lr_range_test
 
 RATES = np.array([1e-3, 1e-2, 0.1, 1.0])
 X = torch.randn(200, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -284,3 +284,32 @@ def test_the_first_tuned_group_must_have_a_rate_to_scale():
         ValueError, match=r"`optimizer` must have a learning rate above 0 in parameter group 1, got 0.0"
     ):
         AutoLRTuner(model, nn.MSELoss(), optimizer, groups=[1])
+
+
+def test_a_range_test_trains_as_the_user_does():
+    model = network()
+    optimizer = groups_of(model)
+    scaler, clipped = torch.amp.GradScaler("cpu"), []
+    batches = [(X[i : i + 8], Y[i : i + 8]) for i in range(0, 48, 8)]
+
+    def clip(parameters):
+        clipped.append(len(parameters))
+        nn.utils.clip_grad_norm_(list(parameters), 0.1)
+
+    with unchanged(model, optimizer):
+        result = lr_range_test(
+            *(model, nn.MSELoss(), optimizer, batches),
+            **{"start_lr": 0.01, "end_lr": 1.0, "num_iter": 3, "accumulation_steps": 2, "groups": [1]},
+            **{"clip": clip, "scaler": scaler, "autocast": lambda: torch.autocast("cpu", enabled=False)},
+        )
+    copied = copy.deepcopy(model)
+    own = groups_of(copied)
+    for step, rate in enumerate((0.01, 0.1, 1.0)):
+        own.param_groups[1]["lr"] = rate
+        own.zero_grad()
+        losses = [nn.functional.mse_loss(copied(x), y) / 2 for x, y in batches[2 * step : 2 * step + 2]]
+        sum(losses).backward()
+        nn.utils.clip_grad_norm_(copied.parameters(), 0.1)
+        own.step()
+        assert result.history["loss"][step] == pytest.approx(float(sum(losses).detach()), rel=1e-12)
+    assert clipped == [4, 4, 4]
