@@ -78,9 +78,9 @@ def loss_by_learning_rate(
     training = check_training(model, loss_fn, optimizer, compute_loss=compute_loss, device=device)
     rates = check_learning_rates(learning_rates, zero=True)
     check_option("engine", engine, EngineName)
-    batch = read_batch(X, Y, device=training.device, dtype=training.dtype)
     seed = seed_of(entropy_of(check_rng(rng)), BATCH_STATE)
     with training.preserved() as start:
+        batch = read_batch(X, Y, device=training.device, dtype=training.dtype)
         start.randomness.fork(seed)
         check_batch(start.objective, "given", batch)
         return losses_on_batch(start, rates, batch, seed, engine=engine)

@@ -162,9 +162,9 @@ def taylor_expansion(
     random states are bit for bit the same afterwards.
 
     It knows the batch, and the next step only. Where the loss is piecewise linear in the weights (ReLU), the curvature
-    is that of the piece; what the loss detaches counts as constant. Derivatives cost about four gradient evaluations
-    (three where an operation has no forward-mode rule), each measured rate another third; torch computes attention by
-    its formula meanwhile, which takes more memory than its fused kernels.
+    is that of the piece; what the loss detaches counts as constant. The derivatives cost a loss, a gradient, and one
+    that is differentiated in its turn, which takes its memory twice; each measured rate costs a loss more. Meanwhile
+    attention is computed by its formula, as torch's fused kernels have no second derivatives.
 
     Args:
         model: The model; it is not changed.
@@ -207,9 +207,9 @@ def taylor_expansion(
     """
     training = check_training(model, loss_fn, optimizer, compute_loss=compute_loss, device=device)
     rates = None if learning_rates is None else _check_rates(learning_rates)
-    batch = read_batch(X, Y, device=training.device, dtype=training.dtype)
     seed = seed_of(entropy_of(check_rng(rng)), BATCH_STATE)
     with training.preserved() as start, twice_differentiable():
+        batch = read_batch(X, Y, device=training.device, dtype=training.dtype)
         start.randomness.fork(seed)
         check_batch(start.objective, "given", batch)
         expansion = TaylorExpansion(*differentiate(start, batch))

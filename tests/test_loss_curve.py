@@ -206,3 +206,12 @@ def test_everything_is_put_back_where_the_loss_raises(call, error, rng):
     if call == 1 and error is RuntimeError:
         (note,) = caught.value.__notes__
         assert "raised by the first given batch, (float64 [12, 4], int64 [12])" in note
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_it_works_where_gradients_are_off(mode, rng):
+    model, batch = network(), batch_of(rng)
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    expected = losses_of(model, optimizer, batch)
+    with mode():
+        np.testing.assert_array_equal(losses_of(model, optimizer, batch), expected)

@@ -297,3 +297,13 @@ def test_without_axes_a_new_figure_is_drawn_and_nothing_is_shown(monkeypatch):
 def test_what_is_no_axes_is_refused():
     with pytest.raises(TypeError, match="`ax` must be a matplotlib Axes or None, got 1"):
         TaylorExpansion(1.0, -2.0, 4.0).plot(1)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_it_works_where_gradients_are_off(mode, rng):
+    model, batch = network(), batch_of(rng)
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    expected = expand(model, optimizer, batch, learning_rates=[])
+    with mode():
+        found = expand(model, optimizer, batch, learning_rates=[])
+    assert (found.slope, found.curvature) == (expected.slope, expected.curvature)

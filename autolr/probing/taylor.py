@@ -28,7 +28,6 @@ logger = logging.getLogger("autolr")
 _LONG = 10.0
 _TRIES, _LEAP = 4, 1e4  # to find a rate at which the step can be seen in the weights
 
-
 # tensor by tensor; ``None`` is zero
 _Vector: TypeAlias = Sequence[torch.Tensor | None]
 
@@ -96,6 +95,8 @@ def differentiate(start: Start, batch: Batch) -> Derivatives:
     ways = zip(direction.parameters, direction.steps, strict=True)
     moving = [(weight, step) for weight, step in ways if step is not None]
     line = _Line([weight for weight, _ in moving], [step for _, step in moving])
+    if not moving:  # the loss is of other weights than the optimizer's
+        return Derivatives(loss, 0.0, 0.0)
     epsilon = max(direction.epsilon, start.objective.epsilon)
     with _without_hooks(line.weights):
         products = _forward_over_reverse(start, batch, line, loss, epsilon)
@@ -226,7 +227,8 @@ def _load_rules() -> None:
 def _unpacked(dual: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """Return the value and the tangent of a dual, without graphs; ``None`` is zero."""
     parts = (None, None) if dual is None else forward_ad.unpack_dual(dual)  # type: ignore[no-untyped-call]
-    return parts[0] if parts[0] is None else parts[0].detach(), parts[1] if parts[1] is None else parts[1].detach()
+    value, tangent = (None if part is None else part.detach() for part in parts)
+    return value, tangent
 
 
 def _first_line(error: RuntimeError) -> str:
@@ -273,6 +275,12 @@ def _dot(first: _Vector, second: _Vector | None = None) -> float:
     for one, other in zip(first, first if second is None else second, strict=True):
         if one is not None and other is not None:
             wide = torch.float32 if one.device.type == "mps" else torch.float64
-            flat, other_flat = (part.to_dense().flatten().to(wide) for part in (one, other))
+            flat, other_flat = (_real(part).flatten().to(wide) for part in (one, other))
             total += float(torch.dot(flat, other_flat))
     return total
+
+
+def _real(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a dense tensor of real numbers; complex ones have two, along which the loss has a slope each."""
+    dense = tensor.to_dense()
+    return torch.view_as_real(dense.resolve_conj()) if dense.is_complex() else dense

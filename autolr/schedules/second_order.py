@@ -36,9 +36,10 @@ class SecondOrderLR(LRScheduler):
     also with full batches: the rate that is best for the next step is below the best one for a long run, in which
     directions of high curvature may oscillate while others make progress (short-horizon bias, Wu et al. 2018).
 
-    A step with data costs about four gradient evaluations, besides the one of the training. It changes the rates of the
-    groups, which keep the ratios that they had at construction, and nothing else of the model or the optimizer. Random
-    masks are drawn anew at each step, by its number; the global generators are left alone.
+    A step with data costs a loss, a gradient, and one that is differentiated in its turn, besides the gradient of the
+    training. It changes the rates of the groups, which keep the ratios that they had at construction, and nothing else
+    of model or optimizer. Random masks are drawn anew at each step, by the number of calls; the global generators are
+    left alone.
 
     Args:
         optimizer: The optimizer; its rates are left as they are until :meth:`step` is given data.
@@ -121,8 +122,8 @@ class SecondOrderLR(LRScheduler):
     def _minimizer(self, X: Any, Y: Any) -> float:
         """Return the rate at which the expansion on a batch is lowest, or the present one where there is none."""
         training = self._training
-        batch = read_batch(X, Y, device=training.device, dtype=training.dtype)
         with training.preserved() as start, twice_differentiable():
+            batch = read_batch(X, Y, device=training.device, dtype=training.dtype)
             start.randomness.fork(seed_of(0, BATCH_STATE, self._step_count))
             if not self._is_checked:
                 check_batch(start.objective, "scheduler's", batch)

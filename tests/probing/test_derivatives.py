@@ -1,4 +1,4 @@
-"""Slope and curvature are the derivatives of the loss along real steps, and nothing is left behind."""
+"""Slope and curvature by the rate are the derivatives of the loss along real steps, and nothing is left behind."""
 
 import copy
 import logging
@@ -26,6 +26,9 @@ OPTIMIZERS = {
     "Adam": (optim.Adam, {"weight_decay": 0.1}),
     "AdamW": (optim.AdamW, {"weight_decay": 0.1}),
     "NAdam": (optim.NAdam, {}),
+    "RAdam": (optim.RAdam, {}),
+    "Adamax": (optim.Adamax, {}),
+    "Muon": (optim.Muon, {}),
     "RMSprop": (optim.RMSprop, {"centered": True, "momentum": 0.9}),
     "Adagrad": (optim.Adagrad, {}),
     "Adadelta": (optim.Adadelta, {}),
@@ -56,6 +59,25 @@ def attention(dropout=0.0):
 
 def attention_with_dropout():
     return attention(0.2)
+
+
+def complex_weights():
+    class Amplitudes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(5, 3, dtype=torch.complex128))
+
+        def forward(self, x):
+            return (x.to(torch.complex128) @ self.weight).abs()
+
+    model = Amplitudes()
+    return Case(model, sgd(model), cross_entropy, *classes(8, 5))
+
+
+def sparse_gradients():
+    tokens = [(torch.randint(10, (6, 2)), torch.randint(3, (6,))) for _ in range(2)]
+    model = nn.Sequential(nn.Embedding(10, 4, sparse=True), nn.Flatten(), nn.Tanh(), nn.Linear(8, 3))
+    return make_case(model, batches=tokens)
 
 
 def recomputed_activations():
@@ -118,6 +140,8 @@ CASES = {
     convolutions_with_batch_norm: FORWARD,
     attention: FORWARD,
     attention_with_dropout: FORWARD,
+    complex_weights: FORWARD,
+    sparse_gradients: DOUBLE,
     recomputed_activations: DOUBLE,
     own_function_of_a_weight: DOUBLE,
     own_function_of_an_activation: DOUBLE,
@@ -165,7 +189,7 @@ def test_the_derivatives_are_those_of_losses_after_real_steps(case, caplog):
 def test_the_direction_is_that_of_the_optimizer(name, warm):
     kind, options = OPTIMIZERS[name]
     torch.manual_seed(0)
-    model = mlp()
+    model = mlp(bias=name != "Muon")
     case = make_case(model, kind(model.parameters(), lr=0.01, **options))
     assert_are_those_of_real_steps(train(case) if warm else case)
 
@@ -221,6 +245,14 @@ def test_a_step_that_does_not_move_has_no_slope_and_no_curvature(weight, dtype):
     x = torch.ones(4, 3, dtype=dtype)
     case = Case(model, sgd(model, 1e-3), lambda m, b: (0.0 * m(b)).mean(), x, x)
     assert derivatives(case) == (0.0, 0.0, 0.0)
+
+
+def test_a_loss_of_weights_that_the_optimizer_does_not_hold_has_no_slope():
+    model = mlp()
+    case = make_case(model, optim.SGD(model[2].parameters(), lr=0.1), lambda m, batch: m[0](batch[0]).square().mean())
+    loss, slope, curvature = derivatives(case)
+    assert loss > 0.0
+    assert (slope, curvature) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("constant", [torch.Tensor.detach, torch.no_grad])
