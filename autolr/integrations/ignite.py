@@ -157,7 +157,7 @@ def _torch_scheduler(scheduler: Any) -> LRScheduler | None:
         inner = scheduler.scheduler
     elif isinstance(scheduler, param_scheduler.LRScheduler):
         inner = scheduler.lr_scheduler
-        inner = getattr(inner, "lr_scheduler", inner)  # Ignite wraps CosineAnnealingWarmRestarts twice
+        inner = getattr(inner, "_lr_scheduler", inner)  # Ignite wraps CosineAnnealingWarmRestarts twice
     if inner is not None and not isinstance(inner, LRScheduler):
         of_torch = "be a torch.optim.lr_scheduler.LRScheduler, one of Ignite's that wraps it, or None"
         raise TypeError(invalid("scheduler", of_torch, scheduler))

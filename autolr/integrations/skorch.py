@@ -54,6 +54,15 @@ class AutoLRCallback(Callback):  # type: ignore[misc]  # skorch has no types
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If an argument is out of its range.
+
+    Example:
+        >>> from skorch import NeuralNetRegressor
+        >>> X = torch.randn(320, 4, generator=torch.Generator().manual_seed(0))
+        >>> callback = AutoLRCallback(effort="fast", rng=0)
+        >>> net = NeuralNetRegressor(torch.nn.Linear(4, 1), lr=1e-7, max_epochs=25, verbose=0, callbacks=[callback])
+        >>> net = net.fit(X, X.sum(1, keepdim=True))
+        >>> net.lr == callback.suggestion.learning_rate > 1e-3
+        True
     """
 
     def __init__(
