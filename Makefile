@@ -14,3 +14,4 @@ bench:
 
 pictures:
 	python assets/draw.py
+	python assets/draw_schedules.py

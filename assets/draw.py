@@ -90,6 +90,16 @@ def draw_seeds(figure: Figure) -> None:
     figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False, columnspacing=1.2)
 
 
+def draw_range_test(figure: Figure) -> None:
+    """Five range tests of the digits network in different orders."""
+    X, Y = load_digits(return_X_y=True)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    test = autolr.lr_range_test(model, nn.CrossEntropyLoss(), optimizer, (X / 16, Y), num_repeats=5, rng=0)
+    test.suggest("valley").plot(figure.subplots(2, 1, height_ratios=(3, 2)))
+
+
 def perceptron(num_layers: int) -> nn.Sequential:
     """Return a fully-connected network of some hidden layers of 32 units, on 20 inputs."""
     widths = [20, *[32] * num_layers, 1]
@@ -142,9 +152,10 @@ PICTURES: dict[str, Callable[[Figure], None]] = {
     "digits.png": draw_digits,
     "linear_grid.png": draw_linear_grid,
     "seeds.png": draw_seeds,
+    "range_test.png": draw_range_test,
     "loss_by_rate.png": draw_loss_by_rate,
 }
-SIZES = {"loss_by_rate.png": (7.0, 5.6)}
+SIZES = {"loss_by_rate.png": (7.0, 5.6), "range_test.png": (7.0, 5.2)}
 
 
 def main() -> None:

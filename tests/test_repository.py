@@ -40,7 +40,8 @@ def test_ci_takes_the_test_line_from_the_readme():
 def test_the_core_needs_six_packages_and_no_others():
     names = {re.match(r"[a-z]+", requirement).group() for requirement in PROJECT["dependencies"]}
     assert names == {"torch", "numpy", "pandas", "scipy", "tqdm", "matplotlib"}
-    assert set(PROJECT["optional-dependencies"]) == {"demo", "test", "dev"}
+    frameworks = {"lightning", "ignite", "transformers", "accelerate", "skorch"}
+    assert set(PROJECT["optional-dependencies"]) == {"demo", *frameworks, "all", "test", "dev"}
 
 
 def test_every_lower_bound_has_its_reason_beside_it():
