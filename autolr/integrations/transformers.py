@@ -1,0 +1,231 @@
+"""Transformers: a callback that chooses the learning rate of a ``Trainer`` when its training begins."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from autolr._typing import Batch
+from autolr._validation import invalid
+from autolr.batches import MicroBatches
+from autolr.integrations._hook import Hook, Log, Tool, training_mode
+from autolr.probing.state import preserved_state
+from autolr.suggestion import Suggestion
+
+try:
+    from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+    from autolr.integrations.accelerate import inner_optimizer, own_loader, refuse_processes
+except ImportError as error:
+    needs = "autolr.integrations.transformers needs transformers and accelerate"
+    raise ImportError(f"{needs}: pip install autolr[transformers]") from error
+
+_HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
+_NOTES = (dict, list, set, deque)
+
+
+class AutoLRCallback(TrainerCallback):
+    """Tunes the learning rate at the start of a training and, if asked, again at some epochs.
+
+    Tuning leaves everything as it was: a training after it is bit for bit the training without it, unless a rate is
+    set. It is set, and the scheduler rebased (in its warm-up too), only where the rate in use is not among those that
+    are as good, and the answer has no doubt. ``trainer.args.learning_rate`` stays what it was.
+
+    Probes train as the trainer does: in training mode, with its mixed precision, ``gradient_accumulation_steps`` and
+    ``max_grad_norm``, on batches of its loader (which is not itself iterated), for the steps and the schedule that are
+    left. With the trainer given, the loss is ``trainer.compute_loss``, with all that this counts (label smoothing, the
+    items of all micro-batches of a step); without, it is the one that the model's output carries. While it tunes, the
+    trainer logs nothing, and the lists, sets and dicts that are its attributes, in which a ``compute_loss`` may note
+    metrics, are put back.
+
+    Args:
+        trainer: The trainer, or ``None``.
+        tool: ``"find_lr"``, the rate for what is left of the run, or ``"tune"``, the best single step.
+        apply: Whether a rate is set; ``False``: only suggested.
+        every_n_epochs: After how many epochs it is tuned again; ``None``: at the start only.
+        log: Called with each suggestion; ``True``: the trainer logs ``autolr/learning_rate``, ``autolr/low`` and
+            ``autolr/high``; ``None``: nothing is logged.
+        **options: Those of :func:`autolr.find_lr`; or of :class:`autolr.AutoLRTuner` and its ``tune``, and ``method``.
+            With a ``compute_loss`` among them, batches are those of the loader, and the trainer's is not used.
+
+    Attributes:
+        suggestions: What was suggested, one a run.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument is out of its range; while training, if there are several processes.
+
+    Example:
+        >>> from transformers import BertConfig, BertForSequenceClassification
+        >>> config = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
+        >>> words = [{"input_ids": [i % 7, 8], "labels": i % 2} for i in range(64)]
+        >>> arguments = TrainingArguments("out", max_steps=20, learning_rate=1e-7, use_cpu=True, disable_tqdm=True,
+        ...     logging_strategy="no", save_strategy="no", report_to=[])
+        >>> trainer = Trainer(BertForSequenceClassification(config), arguments, train_dataset=words)
+        >>> callback = AutoLRCallback(trainer, effort="fast", rng=0)
+        >>> trainer.add_callback(callback)
+        >>> output = trainer.train()
+        {'train_runtime': ...}
+        >>> trainer.lr_scheduler.base_lrs[0] == callback.suggestion.learning_rate
+        True
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer | None = None,
+        *,
+        tool: Tool = "find_lr",
+        apply: bool = True,
+        every_n_epochs: int | None = None,
+        log: Log | Literal[True] | None = None,
+        **options: Any,
+    ) -> None:
+        if trainer is not None and not isinstance(trainer, Trainer):
+            raise TypeError(invalid("trainer", "be a transformers.Trainer or None", trainer))
+        if log is True:
+            if trainer is None:
+                raise ValueError(invalid("log", "be a function or None where no trainer is given", log))
+            log = partial(_log, trainer)
+        self._trainer = trainer
+        self._hook = Hook(tool=tool, apply=apply, every_n_epochs=every_n_epochs, log=log, options=options)
+        self._epoch = 0
+
+    @property
+    def suggestion(self) -> Suggestion | None:
+        """The last suggestion; ``None`` before the first one."""
+        return self._hook.suggestion
+
+    @property
+    def suggestions(self) -> list[Suggestion]:
+        """What was suggested, one a run."""
+        return self._hook.suggestions
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002 (the trainer gives it)
+        **kwargs: Any,
+    ) -> None:
+        """Tune."""
+        self._epoch = 0
+        self._tune(args, state, **kwargs)
+
+    def on_epoch_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002 (as above)
+        **kwargs: Any,
+    ) -> None:
+        """Tune again where it is time; the first epoch begins with the training."""
+        if self._epoch and self._hook.is_due(self._epoch):
+            self._tune(args, state, **kwargs)
+        self._epoch += 1
+
+    def _tune(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        *,
+        model: nn.Module,
+        optimizer: Any,
+        lr_scheduler: Any,
+        train_dataloader: Any,
+        **_: Any,
+    ) -> None:
+        total_steps = state.max_steps - state.global_step
+        if total_steps < 1:  # of a run that is resumed at its end
+            return
+        refuse_processes(max(args.world_size, args.n_gpu))
+        defaults: dict[str, Any] = {"scaler": getattr(optimizer, "scaler", None)}
+        if args.mixed_precision in _HALF:
+            defaults["autocast"] = partial(torch.autocast, args.device.type, dtype=_HALF[args.mixed_precision])
+        if args.max_grad_norm > 0.0:
+            defaults["clip"] = partial(nn.utils.clip_grad_norm_, max_norm=args.max_grad_norm)
+        data, compute_loss = own_loader(train_dataloader), None
+        if self._trainer is None or "compute_loss" in self._hook.options:
+            defaults["accumulation_steps"] = args.gradient_accumulation_steps
+        else:
+            data, compute_loss = _Steps(self._trainer, data), _loss_of(self._trainer)
+        self._hook.run(
+            model,
+            None,
+            inner_optimizer(optimizer),
+            data,
+            compute_loss=compute_loss,
+            scheduler=lr_scheduler if isinstance(lr_scheduler, LRScheduler) else None,
+            total_steps=total_steps,
+            defaults=defaults,
+            within=_as_in_training(model, self._trainer),
+        )
+
+
+class _Steps:
+    """What each optimizer step of a trainer takes: micro-batches, each with the items and the number of them all."""
+
+    def __init__(self, trainer: Trainer, loader: Any) -> None:
+        self._trainer, self._loader = trainer, loader
+
+    def __iter__(self) -> Iterator[MicroBatches]:
+        args, iterator = self._trainer.args, iter(self._loader)
+        while True:
+            parts, num_items = self._trainer.get_batch_samples(iterator, args.gradient_accumulation_steps, args.device)
+            if not parts:
+                return
+            yield MicroBatches((part, num_items, len(parts)) for part in parts)
+
+
+def _loss_of(trainer: Trainer) -> Callable[[nn.Module, Batch], Any]:
+    """Return the loss of a trainer on a micro-batch of :class:`_Steps`, of which the mean is the loss of a step."""
+    # named here, so that the modules and generators that a subclass's methods hold are found
+    prepare, context, compute = trainer._prepare_inputs, trainer.compute_loss_context_manager, trainer.compute_loss
+
+    def compute_loss(model: nn.Module, batch: Batch) -> Any:
+        part, num_items, num_parts = batch
+        with context():
+            loss: Any = compute(model, prepare(part), num_items_in_batch=num_items)
+        is_share = trainer.loss_is_scaled_for_ga
+        if is_share is None:
+            counts_items = trainer.model_accepts_loss_kwargs and num_items is not None
+            is_share = counts_items or trainer.compute_loss_func is not None
+        # NOTE: the trainer adds shares up as they are, also where a model takes the number of items and ignores it
+        return loss * num_parts if is_share else loss
+
+    return compute_loss
+
+
+@contextmanager
+def _as_in_training(model: nn.Module, trainer: Trainer | None) -> Iterator[None]:
+    """Have a model in training mode, and a trainer that logs and remembers nothing."""
+    attributes = {} if trainer is None else dict(vars(trainer))
+    notes = [value for name, value in attributes.items() if isinstance(value, _NOTES) and not name.endswith("_dataset")]
+    with training_mode(model), preserved_state(*notes):
+        try:
+            if trainer is not None:
+                vars(trainer)["log"] = _silent
+            yield
+        finally:
+            if trainer is not None:
+                vars(trainer).update(attributes)
+                for name in vars(trainer).keys() - attributes.keys():
+                    del vars(trainer)[name]
+
+
+def _silent(*_: Any, **__: Any) -> None:
+    pass
+
+
+def _log(trainer: Trainer, suggestion: Suggestion) -> None:
+    trainer.log(
+        {
+            "autolr/learning_rate": suggestion.learning_rate,
+            "autolr/low": suggestion.low,
+            "autolr/high": suggestion.high,
+        }
+    )
