@@ -110,7 +110,7 @@ def _symlog_ticks(
     for share_of_fall in (2.5, 1.2):  # so that the fall of the loss can be read off
         below = -_round_up(losses.scale / share_of_fall)
         missing = losses.low <= below and not any(losses.low <= tick < 0.0 for tick in ticks)
-        if missing and all(abs(share(below) - share(other)) >= 0.8 * spacing for other in ticks):
+        if missing and all(abs(share(below) - share(other)) >= 0.7 * spacing for other in ticks):
             ticks.append(below)
     return sorted(ticks)
 
