@@ -106,12 +106,7 @@ class BatchStream:
 
     def __iter__(self) -> Iterator[Batch]:
         """Return an iterator over copies of the batches."""
-        batches = self._batches
-        if isinstance(batches, DataLoader):
-            loader = copy.copy(batches)
-            loader._iterator = None
-            batches = loader
-        return (map_leaves(self._copied, batch) for batch in batches)
+        return (map_leaves(self._copied, batch) for batch in from_start(self._batches))
 
     def move(self, batch: Batch) -> Batch:
         """Return the batch on the device."""
@@ -125,6 +120,15 @@ class BatchStream:
         if isinstance(leaf, np.ndarray) and leaf.dtype.kind in _NUMBERS:
             return _tensor(leaf, self._dtype)
         return copy.deepcopy(leaf) if is_movable(leaf) else leaf
+
+
+def from_start(batches: Iterable[Batch]) -> Iterable[Batch]:
+    """Return batches to be read from their start: a ``DataLoader`` as a copy, whose iterators are its own."""
+    if not isinstance(batches, DataLoader):
+        return batches
+    loader = copy.copy(batches)
+    loader._iterator = None
+    return loader
 
 
 Rows: TypeAlias = ArrayRows | DatasetRows
