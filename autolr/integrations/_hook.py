@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from autolr._validation import check_flag, check_integer, check_option, invalid
 from autolr.param_groups import base_learning_rates, check_groups
-from autolr.probing.held import data_generators
+from autolr.probing.held import data_generators, held_modules
 from autolr.probing.state import preserved_state
 from autolr.schedules.rebase import base_rate
 from autolr.search import find_lr
@@ -269,9 +269,10 @@ def _rates_ahead(scheduler: Any, num_steps: int, step: Callable[[Any], object] |
     for own, group in zip(ahead.param_groups, groups, strict=True):
         own.update(copy.deepcopy(group))
     own = ahead.param_groups[0]
-    with preserved_state(*data_generators(scheduler)), warnings.catch_warnings():
+    owners = held_modules(scheduler, *getattr(scheduler, "_schedulers", ()))  # of methods that make the factors
+    with preserved_state(*data_generators(scheduler), *owners), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that no optimizer step comes before
-        copied = copy.deepcopy(scheduler, {id(optimizer): ahead})
+        copied = copy.deepcopy(scheduler, {id(optimizer): ahead, **{id(owner): owner for owner in owners}})
         rates = [float(own["lr"])]
         for _ in range(num_steps):
             copied.step() if step is None else step(copied)
