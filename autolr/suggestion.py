@@ -62,7 +62,8 @@ class Suggestion:
         caveats: Sentences on what limits the answer.
         evidence: The result that it came from: a :class:`TuningResult`, or the :class:`SearchResult` of a search, in
             which ``method`` is ``"search"``, the rate lies between those that were tried, its interval is a calibrated
-            one, ``best_set`` are the tried rates in it, and the regret is not bounded (NaN).
+            one, ``best_set`` are the tried rates in it, and the regret is not bounded (NaN); or a :class:`RangeTest`,
+            whose rules and spread are said at :meth:`RangeTest.suggest`.
     """
 
     learning_rate: float
