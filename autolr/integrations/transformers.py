@@ -51,7 +51,8 @@ class AutoLRCallback(TrainerCallback):
         log: Called with each suggestion; ``True``: the trainer logs ``autolr/learning_rate``, ``autolr/low`` and
             ``autolr/high``; ``None``: nothing is logged.
         **options: Those of :func:`autolr.find_lr`; or of :class:`autolr.AutoLRTuner` and its ``tune``, and ``method``.
-            With a ``compute_loss`` among them, batches are those of the loader, and the trainer's is not used.
+            With a ``compute_loss`` among them, batches are those of the loader, and the trainer's is not used; without,
+            ``accumulation_steps`` are the trainer's.
 
     Attributes:
         suggestions: What was suggested, one a run.
@@ -92,6 +93,10 @@ class AutoLRCallback(TrainerCallback):
                 raise ValueError(invalid("log", "be a function or None where no trainer is given", log))
             log = partial(_log, trainer)
         self._trainer = trainer
+        self._loss_by = None if "compute_loss" in options else trainer
+        if self._loss_by is not None and "accumulation_steps" in options:
+            by_trainer = "be left out where the trainer's own gradient_accumulation_steps and loss count"
+            raise ValueError(invalid("accumulation_steps", by_trainer, options["accumulation_steps"]))
         self._hook = Hook(tool=tool, apply=apply, every_n_epochs=every_n_epochs, log=log, options=options)
         self._epoch = 0
 
@@ -149,10 +154,10 @@ class AutoLRCallback(TrainerCallback):
         if args.max_grad_norm > 0.0:
             defaults["clip"] = partial(nn.utils.clip_grad_norm_, max_norm=args.max_grad_norm)
         data, compute_loss = own_loader(train_dataloader), None
-        if self._trainer is None or "compute_loss" in self._hook.options:
+        if self._loss_by is None:
             defaults["accumulation_steps"] = args.gradient_accumulation_steps
         else:
-            data, compute_loss = _Steps(self._trainer, data), _loss_of(self._trainer)
+            data, compute_loss = _Steps(self._loss_by, data), _loss_of(self._loss_by)
         self._hook.run(
             model,
             None,

@@ -146,6 +146,8 @@ def test_options_come_before_what_the_accelerator_says():
     accelerator, model, optimizer, loader, _ = prepared(precision="bf16")
     settings = found(accelerator, model, optimizer, loader).evidence.settings
     assert (settings["autocast"], settings["accumulation_steps"], settings["scaler"]) == (True, 2, False)
+    accelerator.scaler = torch.amp.GradScaler("cpu")
+    assert found(accelerator, model, optimizer, loader).evidence.settings["scaler"]
     settings = found(accelerator, model, optimizer, loader, autocast=None, accumulation_steps=1).evidence.settings
     assert (settings["autocast"], settings["accumulation_steps"]) == (False, 1)
 

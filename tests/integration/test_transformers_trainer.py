@@ -18,7 +18,6 @@ from autolr.integrations.transformers import AutoLRCallback  # noqa: E402
 
 pytestmark = [
     pytest.mark.integration,
-    pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),  # of torch, which the trainer asks for it
     pytest.mark.filterwarnings("ignore::autolr.GridEdgeWarning"),  # of few rows
 ]
 QUICK = {
@@ -320,6 +319,18 @@ def test_the_gradient_of_a_probe_is_that_of_the_training_with_accumulation_clipp
         torch.testing.assert_close(probed, own, rtol=1e-12, atol=1e-14)
 
 
+class Scaled(AutoLRCallback):
+    def on_train_begin(self, *args, optimizer, **kwargs):
+        optimizer.scaler = torch.amp.GradScaler("cpu")  # as of fp16, which the CPU's trainer refuses
+        super().on_train_begin(*args, optimizer=optimizer, **kwargs)
+        optimizer.scaler = None
+
+
+def test_the_scaler_of_the_prepared_optimizer_scales_the_losses_of_the_probes(tmp_path):
+    callback = trained(tmp_path, hook("tune", kind=Scaled, apply=False))[2]
+    assert callback.suggestion.evidence.settings["scaler"]
+
+
 def test_probes_are_in_training_mode_where_the_model_comes_in_evaluation_mode(tmp_path):
     modes = set()
 
@@ -413,6 +424,23 @@ def test_data_without_a_length_and_a_scheduler_and_an_optimizer_of_the_users_are
     assert scheduler.base_lrs == [callback.suggestion.learning_rate]
 
 
+class WithLoader(Recorded):
+    """A loader of the user's own, with a generator, that is not prepared."""
+
+    def get_train_dataloader(self):
+        self.generator = torch.Generator().manual_seed(3)
+        return torch.utils.data.DataLoader(self.train_dataset, batch_size=4, shuffle=True, generator=self.generator)
+
+
+@pytest.mark.parametrize("with_trainer", [True, False])
+def test_the_generator_of_a_loader_of_the_users_goes_back(tmp_path, with_trainer):
+    alone, without, _ = trained(tmp_path, kind=WithLoader)
+    made = hook("find_lr", with_trainer=with_trainer, apply=False)
+    with_it, trainer, _ = trained(tmp_path, made, kind=WithLoader)
+    assert with_it == alone
+    assert torch.equal(trainer.generator.get_state(), without.generator.get_state())
+
+
 def test_a_training_that_goes_on_from_a_checkpoint_is_bit_for_bit_the_one_without_the_callback(tmp_path):
     trainer = a_trainer(tmp_path, save_strategy="steps", save_steps=4)
     trainer.train()
@@ -458,6 +486,8 @@ def test_wrong_arguments_are_refused(tmp_path):
         AutoLRCallback(log=True)
     with pytest.raises(TypeError, match="`log` must be a function of a suggestion or None, got 'yes'"):
         AutoLRCallback(a_trainer(tmp_path), log="yes")
+    with pytest.raises(ValueError, match=r"`accumulation_steps` must be left out where the trainer's own .*, got 2"):
+        AutoLRCallback(a_trainer(tmp_path), accumulation_steps=2)
     with pytest.raises(ValueError, match="`tool` must be"):
         AutoLRCallback(tool="guess")
 
