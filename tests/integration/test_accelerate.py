@@ -20,8 +20,13 @@ QUICK = {"effort": "fast", "max_evaluations": 40, "total_steps": 200, "rng": 0, 
 
 @pytest.fixture(autouse=True)
 def _states_of_its_own():
-    """Accelerate keeps its states in classes."""
+    """Accelerate keeps its states in classes, where those of other tests may be left."""
+    reset_states()
     yield
+    reset_states()
+
+
+def reset_states():
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
 
