@@ -158,3 +158,81 @@ def train_by_copies(
             if step + 1 in horizons:
                 losses[-1].append(loss(model, compute_loss))
     return loss_pre, np.array(losses)
+
+
+def search_by_hand(
+    make: Callable[[], Any],
+    trace: Any,
+    batches: Sequence[Any],
+    held_out: Sequence[Any],
+    *,
+    accumulation_steps: int = 1,
+    clip: Any = None,
+    set_rate: Callable[[torch.optim.Optimizer, float], None] = _set_rate,
+) -> list[float]:
+    """Return what a search's trace is to hold, loss by loss: each rate trains objects of its own, in a plain loop.
+
+    The models are to draw nothing at random. Held-out losses are those of evaluation mode.
+
+    Args:
+        make: Makes a model, its optimizer, the loss ``(model, batch)``, and all networks that it goes through.
+        trace: That of the search, of which only the rates and the numbers of steps are used.
+        batches: What is trained on, again and again.
+        held_out: What is judged on.
+        accumulation_steps: The batches of a step.
+        clip: Called with the parameters before each step.
+        set_rate: Sets a rate.
+    """
+    annealing = trace[trace["stage"] == "anneal"]["step"]
+    first, last = annealing.min(), annealing.max() + 1
+    courses: dict[float, tuple[list[float], float]] = {}
+
+    def train(rate: float, num_steps: int) -> tuple[list[float], float]:
+        model, optimizer, compute_loss, networks = make()
+        losses = []
+        for step in range(num_steps):
+            numbers = range(step * accumulation_steps, (step + 1) * accumulation_steps)
+            optimizer.zero_grad()
+            losses.append(0.0)
+            for number in numbers:
+                loss = compute_loss(model, copy.deepcopy(batches[number % len(batches)])) / accumulation_steps
+                loss.backward()
+                losses[-1] += float(loss.detach())
+            if clip is not None:
+                clip(model.parameters())
+            set_rate(optimizer, rate * min(1.0, (last - step) / (last - first + 1.0)))
+            optimizer.step()
+        for network in networks:
+            network.eval()
+        with torch.no_grad():
+            return losses, float(np.mean([float(compute_loss(model, copy.deepcopy(batch))) for batch in held_out]))
+
+    def before_any_step(step: int) -> float:
+        model, _, compute_loss, _ = make()
+        parts = [batches[(step * accumulation_steps + i) % len(batches)] for i in range(accumulation_steps)]
+        return float(np.mean([float(compute_loss(model, copy.deepcopy(part)).detach()) for part in parts]))
+
+    steps = trace[~trace["stage"].isin(["untrained", "held-out"])].groupby("learning_rate").size()
+    courses = {rate: train(float(rate), int(num_steps)) for rate, num_steps in steps.items()}
+    return [
+        before_any_step(step)
+        if stage == "untrained"
+        else courses[rate][1]
+        if stage == "held-out"
+        else courses[rate][0][step]
+        for stage, rate, step in zip(trace["stage"], trace["learning_rate"], trace["step"], strict=True)
+    ]
+
+
+def tuning_by_hand(
+    make: Callable[[], Any], learning_rates: Sequence[float], batches: Sequence[Any]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the losses before, shape ``(M,)``, and after one step, ``(M, K)``, on the pairs of some batches.
+
+    The models are to draw nothing at random. ``make`` is that of :func:`search_by_hand`.
+    """
+    rows = [
+        probe_by_copies(lambda: make()[:3], learning_rates, batches[i], batches[i + 1], lambda: None)
+        for i in range(0, len(batches) - 1, 2)
+    ]
+    return np.array([pre for pre, _ in rows]), np.array([post for _, post in rows])

@@ -3,6 +3,7 @@
 import copy
 
 import numpy as np
+import oracles
 import pytest
 import torch
 from harness import unchanged
@@ -177,6 +178,45 @@ def test_scaled_gradients_are_those_without_a_scaler(accumulation_steps):
     np.testing.assert_array_equal(both[0].differentials.loss_post, both[1].differentials.loss_post)
 
 
+@pytest.mark.parametrize("init_scale", [2.0**16, 2.0**140])
+def test_a_scaler_may_be_used_with_compiled_models_whose_graph_serves_once(init_scale):
+    model = nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Dropout(0.3), network(torch.float32))
+    data = (X.float(), Y.float())
+    torch._dynamo.reset()
+    compiled = torch.compile(copy.deepcopy(model), backend="aot_eager")
+    compiled(data[0][:8]).sum().backward()  # so that its backward is compiled as one that comes once
+    scaler = torch.amp.GradScaler("cpu", init_scale=init_scale)
+    scaled = tuned(compiled, sgd(compiled), data, scaler=scaler)
+    np.testing.assert_allclose(
+        scaled.differentials.loss_post, tuned(model, sgd(model), data).differentials.loss_post, rtol=1e-5
+    )
+
+
+def test_a_loss_that_is_computed_again_for_its_scale_has_the_same_masks_and_buffers():
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 1))
+    data, optimizer = (X.float(), Y.float()), sgd(model)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**140)
+    options = {"learning_rates": RATES, "num_subsamples": 3, "batch_size": 8, "horizon": 3}
+    scaled, plain = (
+        AutoLRTuner(model, nn.MSELoss(), optimizer, rng=0, accumulation_steps=2, scaler=given).tune(*data, **options)
+        for given in (scaler, None)
+    )
+    np.testing.assert_array_equal(scaled.differentials.loss_post, plain.differentials.loss_post)
+    assert scaled.settings["num_gradients"] > plain.settings["num_gradients"]
+
+
+def test_sparse_gradients_are_scaled_too():
+    model = nn.Sequential(nn.EmbeddingBag(50, 4, sparse=True), nn.Linear(4, 3))
+    tokens = (50.0 * X[:, :1].sigmoid()).long().expand(-1, 6)
+    data, loss_fn = (tokens, tokens[:, 0] % 3), nn.CrossEntropyLoss()
+    for accumulation_steps in (1, 2):
+        losses = [
+            tuned(model, sgd(model), data, loss_fn=loss_fn, accumulation_steps=accumulation_steps, scaler=scaler)
+            for scaler in (None, torch.amp.GradScaler("cpu", init_scale=2.0**140))
+        ]
+        np.testing.assert_array_equal(*(result.differentials.loss_post for result in losses))
+
+
 def groups_of(model):
     return torch.optim.SGD(
         [{"params": model[0].parameters(), "lr": 0.01}, {"params": model[2].parameters(), "lr": 0.04}], momentum=0.9
@@ -246,6 +286,44 @@ def test_a_search_trains_as_the_user_does():
     assert suggestion.evidence.settings["num_gradients"] == 2 * len(calls)
     suggestion.apply(optimizer)
     assert [group["lr"] for group in optimizer.param_groups] == [0.01, suggestion.learning_rate]
+
+
+def test_every_loss_of_a_search_is_that_of_a_loop_that_trains_so():
+    def clip(parameters):
+        nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], 0.05)
+
+    def make():
+        model = network(torch.float32)
+        return model, groups_of(model), compute_loss, [model]
+
+    def compute_loss(model, batch):
+        with torch.autocast("cpu", torch.bfloat16):
+            return nn.functional.mse_loss(model(batch[0]).float(), batch[1])
+
+    def set_rate(optimizer, rate):
+        optimizer.param_groups[1]["lr"] = rate
+
+    data = [(X[i : i + 8].float(), Y[i : i + 8].float()) for i in range(0, 160, 8)]
+    model, optimizer, _, _ = make()
+    scaler = torch.amp.GradScaler("cpu")
+    with unchanged(model, optimizer, extra=scaler.state_dict()):
+        suggestion = find_lr(
+            model,
+            lambda output, target: nn.functional.mse_loss(output.float(), target),
+            optimizer,
+            data[4:],
+            val_data=data[:4],
+            total_steps=30,
+            autocast=lambda: torch.autocast("cpu", torch.bfloat16),
+            accumulation_steps=2,
+            clip=clip,
+            groups=[1],
+            scaler=scaler,
+        )
+    trace = suggestion.evidence.trace
+    options = {"accumulation_steps": 2, "clip": clip, "set_rate": set_rate}
+    expected = oracles.search_by_hand(make, trace, data[4:], data[:4], **options)
+    np.testing.assert_allclose(trace["loss"], expected, rtol=1e-5)
 
 
 WRONG = {

@@ -63,10 +63,15 @@ def held_generators(*functions: object) -> list[Any]:
         >>> held_generators(lambda model, batch: model(batch + generator.normal())) == [generator]
         True
     """
+    return _generators(held_objects(*functions))
+
+
+def held_objects(*functions: object) -> list[object]:
+    """Return everything that functions hold or call, and what modules among it do; see :func:`held_generators`."""
     parts = [part for module in held_modules(*functions) for part in module.modules()]
     of_classes = [item for kind in dict.fromkeys(map(type, parts)) for item in _of_class(kind, *_CALLED)]
     beside = [item for part in parts for item in _beside_snapshot(part)]
-    return _generators(_reached((*functions, *of_classes, *beside), depth=1))
+    return _reached((*functions, *parts, *of_classes, *beside), depth=1)
 
 
 def data_generators(data: object) -> list[Any]:

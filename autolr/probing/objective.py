@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from functools import cached_property, partial
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -11,8 +12,9 @@ from torch import nn
 from autolr._typing import Autocast, Batch, Clip, ComputeLoss, LossFunction
 from autolr._validation import describe, invalid
 from autolr.batches import MicroBatches, map_tensors
-from autolr.probing.held import held_modules
+from autolr.probing.held import held_modules, held_objects
 from autolr.probing.mistakes import integers_refused, refuse_broadcast
+from autolr.probing.random_state import capture_random_state
 from autolr.probing.state import Snapshot, distinct_entries
 
 _Context = AbstractContextManager[object]
@@ -88,11 +90,16 @@ class Objective:
         parts = [part for module in self.modules() for part in module.modules()]
         if self._needs_graph:
             return "the loss is made of derivatives"
-        if any(map(_is_compiled, (*parts, self._loss_fn, self._compute_loss))):
+        if self._is_compiled:
             return "the model or the loss is compiled"
         if any(part._forward_hooks or part._forward_pre_hooks for part in parts):
             return "the model has forward hooks, which see the losses one by one"
         return None
+
+    @cached_property
+    def _is_compiled(self) -> bool:
+        """Whether a module is compiled, or a function that the modules and the loss are seen to call."""
+        return any(map(_is_compiled, held_objects(*self.modules(), self._loss_fn, self._compute_loss)))
 
     @property
     def autocast_dtype(self) -> torch.dtype | None:
@@ -182,13 +189,7 @@ class Objective:
         """
         self.clear_gradients()
         parts = batch if isinstance(batch, MicroBatches) else (batch,)
-        losses = []
-        for part in parts:
-            with torch.enable_grad():
-                loss = self.with_graph(part)
-                loss = loss / len(parts) if len(parts) > 1 else loss
-                self._backward(loss)
-            losses.append(loss.detach())
+        losses = [self._add_gradients(part, len(parts)) for part in parts]
         if self._clip is not None:
             self._clip([parameter for parameter in self.parameters if parameter.grad is not None])
         if not keep:
@@ -211,30 +212,43 @@ class Objective:
             )
         return loss
 
-    def _backward(self, loss: torch.Tensor) -> None:
-        """Add the gradients of a loss to ``.grad``.
+    def _add_gradients(self, batch: Batch, num_parts: int) -> torch.Tensor:
+        """Add a share of the gradients on a batch to ``.grad``, and return that share of the loss.
 
-        With a scaler, where the scaled gradients overflow, the scale is halved and the backward repeated: a probe has
-        no use for a step that is skipped, with which a training adapts its scale. Scales are powers of two, by which
+        With a scaler, where the scaled gradients overflow, the scale is halved and all is computed again, from the same
+        state: a probe has no use for a step that is skipped, with which a training adapts its scale. (A second backward
+        through one graph is refused by compiled models.) Scales are powers of two, unless the user's are not, by which
         gradients are multiplied and divided without rounding.
         """
+        scale = 1.0 if self._scaler is None else self._scaler.get_scale()
         if self._scaler is None:
-            loss.backward(inputs=self.parameters)  # type: ignore[no-untyped-call]
-            return
+            return self._backward(batch, num_parts, scale)
         before = [parameter.grad for parameter in self.parameters]
-        scale = self._scaler.get_scale()
+        rewind, put_back = capture_random_state({weight.device for weight in self.weights}), self.bookmark()
         while True:
             for parameter in self.parameters:
                 parameter.grad = None
-            (loss * scale).backward(inputs=self.parameters, retain_graph=True)  # type: ignore[no-untyped-call]
-            gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+            loss = self._backward(batch, num_parts, scale)
+            gradients = [_entries(parameter.grad) for parameter in self.parameters if parameter.grad is not None]
             if scale <= 1.0 or not bool(loss.isfinite()) or all(bool(g.isfinite().all()) for g in gradients):
                 break
             scale /= 2.0
+            rewind()
+            put_back()
         torch._foreach_div_(gradients, scale)
         for parameter, gradient in zip(self.parameters, before, strict=True):
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+        return loss
+
+    def _backward(self, batch: Batch, num_parts: int, scale: float) -> torch.Tensor:
+        """Add ``scale`` times the gradients of a share of the loss to ``.grad``, and return that share."""
+        with torch.enable_grad():
+            loss = self.with_graph(batch)
+            loss = loss / num_parts if num_parts > 1 else loss
+            scaled = loss * scale if scale != 1.0 else loss
+            scaled.backward(inputs=self.parameters)  # type: ignore[no-untyped-call]
+        return loss.detach()
 
     def bookmark(self) -> Callable[[], object]:
         """Return a function that puts back what a forward changes in the modules, but for the weights, as it is now."""
@@ -260,7 +274,8 @@ class Objective:
         wrote, self._writes_batch = self._writes_batch and self._checked, False
         tensors = _tensors_of(own)
         versions = [tensor._version for tensor in tensors]
-        with integers_refused(self.modules()):
+        # a compiled model would be compiled again for the hooks
+        with integers_refused([] if self._is_compiled else self.modules()):
             loss = self._checked_loss(own, batch)
         self.epsilon = torch.finfo(loss.dtype).eps
         after = _tensors_of(own)
@@ -343,12 +358,18 @@ def _carried_loss(output: Any) -> Any:
 
 def _is_compiled(part: object) -> bool:
     """Return whether this is a scripted or compiled module or function."""
-    return (
-        isinstance(part, torch.jit.ScriptModule)
-        or type(part).__name__ == "OptimizedModule"  # not imported, as that takes a second
-        or getattr(part, "_compiled_call_impl", None) is not None
-        or hasattr(part, "_torchdynamo_orig_callable")
-    )
+    if isinstance(part, nn.Module):
+        return (
+            isinstance(part, torch.jit.ScriptModule)
+            or type(part).__name__ == "OptimizedModule"  # not imported, as that takes a second
+            or part._compiled_call_impl is not None
+        )
+    return isinstance(part, FunctionType) and "_torchdynamo_orig_callable" in vars(part)
+
+
+def _entries(gradient: torch.Tensor) -> torch.Tensor:
+    """Return the entries of a gradient as a dense tensor that shares its memory."""
+    return gradient._values() if gradient.is_sparse else gradient
 
 
 def _tensors_of(batch: Batch) -> list[torch.Tensor]:
