@@ -16,3 +16,13 @@ def format_rate(rate: float, *, digits: int = 2, plain_from: int = -2) -> str:
     else:
         text = f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}e{int(exponent)}"
     return text.replace("-", "\N{MINUS SIGN}", 1) if rate < 0.0 else text
+
+
+def lost_batches(number: int) -> str:
+    """Return the caveat on batches that were drawn from an iterator.
+
+    Example:
+        >>> lost_batches(1)
+        'An iterator was drawn on, and has lost 1 batch: train on a fresh one.'
+    """
+    return f"An iterator was drawn on, and has lost {number} batch{'' if number == 1 else 'es'}: train on a fresh one."

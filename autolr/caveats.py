@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from autolr._text import lost_batches
 from autolr._typing import BoolArray, IntArray, Settings
 from autolr.interpolation_error import TOLERANCE
 from autolr.statistics.flags import DOMINANT, largest_share, ties
@@ -120,6 +121,7 @@ def _of_the_rows(result: "TuningResult") -> Sequence[tuple[bool, str]]:
     error, num_unresolved = interpolation.get("error") or 0.0, interpolation.get("num_unresolved", 0)
     num_interpolated = int(result.differentials.interpolated.any(axis=(0, 2)).sum())
     extensions, passes = settings.get("num_extensions", 0), settings.get("evaluation_passes", 1)
+    num_lost = settings.get("num_batches_lost", 0)
     return [
         (out_of_time, f"The time budget ended after {num_rows} of {asked} subsamples."),
         (
@@ -158,5 +160,6 @@ def _of_the_rows(result: "TuningResult") -> Sequence[tuple[bool, str]]:
             f"At {min(num_unresolved, num_interpolated)} of {num_interpolated} interpolated rates, interpolation was"
             " checked to the resolution of the loss only.",
         ),
+        (num_lost > 0, lost_batches(num_lost)),
         (passes > 1, f"The evaluation data was read {passes} times: rows share its batches, which no interval knows."),
     ]

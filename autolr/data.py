@@ -98,19 +98,27 @@ class BatchStream:
 
     Attributes:
         batch_size: The number of observations in a batch, where a loader says it; its last one may have fewer.
+        num_drawn: How many batches were drawn so far.
+        loses_batches: Whether what was drawn is gone: from an iterator, which nothing can put back.
     """
 
     def __init__(self, batches: Iterable[Batch], *, device: torch.device, dtype: torch.dtype) -> None:
         self._batches, self._device, self._dtype = batches, device, dtype
         self.batch_size: int | None = batches.batch_size if isinstance(batches, DataLoader) else None
+        self.num_drawn = 0
+        self.loses_batches = isinstance(batches.dataset if isinstance(batches, DataLoader) else batches, Iterator)
 
     def __iter__(self) -> Iterator[Batch]:
         """Return an iterator over copies of the batches."""
-        return (map_leaves(self._copied, batch) for batch in from_start(self._batches))
+        return (self._drawn(batch) for batch in from_start(self._batches))
 
     def move(self, batch: Batch) -> Batch:
         """Return the batch on the device."""
         return to_device(batch, self._device)
+
+    def _drawn(self, batch: Batch) -> Batch:
+        self.num_drawn += 1
+        return map_leaves(self._copied, batch)
 
     def _copied(self, leaf: Any) -> Any:
         if isinstance(leaf, torch.Tensor):
@@ -133,6 +141,22 @@ def from_start(batches: Iterable[Batch]) -> Iterable[Batch]:
 
 Rows: TypeAlias = ArrayRows | DatasetRows
 Data: TypeAlias = Rows | BatchStream
+
+
+def drawn_batches(*data: Data | None) -> dict[str, int | None]:
+    """Return how many batches were drawn from the first of some data, and how many of all are lost; for settings.
+
+    Example:
+        >>> stream = BatchStream(iter([torch.ones(1), torch.ones(1)]), device=torch.device("cpu"), dtype=torch.float32)
+        >>> batch = next(iter(stream))
+        >>> drawn_batches(stream)
+        {'num_batches_drawn': 1, 'num_batches_lost': 1}
+    """
+    streams = [stream for stream in data if isinstance(stream, BatchStream)]
+    return {
+        "num_batches_drawn": data[0].num_drawn if isinstance(data[0], BatchStream) else None,
+        "num_batches_lost": sum(stream.num_drawn for stream in streams if stream.loses_batches),
+    }
 
 
 def read_data(
@@ -172,6 +196,8 @@ def read_data(
     elif is_dataset:
         if not hasattr(X, "__len__"):
             raise TypeError(invalid(name, "have a length (or be an IterableDataset)", X))
+        if len(X) == 0:
+            raise ValueError(invalid(name, "hold at least one observation", len(X)))
         return DatasetRows(X, device=device, dtype=dtype)
     elif batch_size is not None:
         raise ValueError(invalid("batch_size", f"be left out where `{name}` brings its own batches", batch_size))

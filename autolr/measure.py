@@ -68,6 +68,7 @@ def measure(plan: Plan, training: Training, rows: range, *, before: TuningResult
         **plan.settings,
         "num_subsamples": len(rows),
         "evaluation_passes": plan.num_evaluation_passes,
+        **plan.drawn_batches(),
         "engine": probed.engine,
         "engine_reason": probed.engine_reason,
         "repeatable": probed.repeatable,

@@ -20,7 +20,7 @@ from autolr._validation import (
     check_real,
 )
 from autolr.batches import steps_of
-from autolr.data import DEFAULT_BATCH_SIZE, BatchStream, Data, DatasetRows, read_data, read_whole
+from autolr.data import DEFAULT_BATCH_SIZE, BatchStream, Data, DatasetRows, drawn_batches, read_data, read_whole
 from autolr.probing.held import data_generators
 from autolr.probing.random_state import ForkedRandomness
 from autolr.statistics.race import check_regret_tolerance
@@ -93,6 +93,11 @@ class Plan:
     def num_evaluation_passes(self) -> int:
         """How often the user's own evaluation batches have been read from their start."""
         return self.evaluation.num_passes if isinstance(self.evaluation, StreamedSubsamples) else 1
+
+    def drawn_batches(self) -> dict[str, int | None]:
+        """Return how many batches of loaders and iterables were drawn so far, and how many are lost; for settings."""
+        sources = (self.subsamples, self.evaluation)
+        return drawn_batches(*(s.stream if isinstance(s, StreamedSubsamples) else None for s in sources))
 
     @property
     def num_batches(self) -> int:

@@ -18,7 +18,7 @@ from autolr._typing import Autocast, Batch, Clip, ComputeLoss, LossFunction, Rng
 from autolr._validation import check_flag, check_integer, check_option, check_real, check_rng
 from autolr._version import versions
 from autolr.batches import steps_of
-from autolr.data import DatasetRows, read_whole
+from autolr.data import DatasetRows, drawn_batches, read_whole
 from autolr.errors import DivergedError
 from autolr.picker import (
     FINAL_STEPS,
@@ -41,7 +41,7 @@ from autolr.search_result import SearchResult
 from autolr.streams import COURSE_STATE, HELD_OUT, Streams
 from autolr.subsampling import entropy_of, seed_of
 from autolr.suggestion import Suggestion
-from autolr.training import check_batch, check_training
+from autolr.training import check_batch, check_training, noted
 
 # What a search costs, as a rule, in gradient evaluations: measured by ``benchmarks/regret.py``.
 _USUAL_COST: dict[Effort, int] = {"fast": 190, "default": 290, "thorough": 355}
@@ -98,7 +98,8 @@ def find_lr(
         optimizer: The optimizer, with the state that it has; the rate is that of its first group, the others keep their
             ratios to it.
         data: What to train on: a ``DataLoader``, any iterable of batches, a ``Dataset``, or a pair ``(X, Y)`` of
-            arrays.
+            arrays. Of batches, ``settings["num_batches_drawn"]`` of the evidence tells how many were drawn; an iterator
+            has lost them.
         total_steps: The optimizer steps T of the run; ``None``: 1,000 are assumed.
         schedule: The name of the run's schedule: see :func:`autolr.make_scheduler`. Its mean factor, and whether it
             decays, are computed from the schedule itself; ``"plateau"``, which depends on the losses, counts as
@@ -239,6 +240,7 @@ def find_lr(
         "num_streams": len(scans),
         **steps,
         "batch_size": streams.batch_size,
+        **drawn_batches(reader, judged_on),
         "held_out": "val_data" if val_data is not None else "kept apart" if streams.held_out else "none",
         "num_rates": len({number for scan in scans for number in scan.courses}),
         "rng": entropy,
@@ -268,7 +270,11 @@ def _held_out_losses(start: Start, batches: list[Batch], state: np.random.SeedSe
     """Return the held-out losses before any step."""
     trajectory = Trajectory(start, lambda _: state)
     trajectory.begin()
-    return [trajectory.loss(batch, state, training=False) for batch in batches]
+    losses = []
+    for batch in batches:
+        with noted("a held-out batch", batch, ", in evaluation mode"):
+            losses.append(trajectory.loss(batch, state, training=False))
+    return losses
 
 
 class _Budget:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from autolr._text import lost_batches
 from autolr._typing import FloatArray
 from autolr._validation import check_integer, check_option, invalid
 from autolr.picker import CONFIDENCE_LEVEL, HIGHEST, LOWEST, STEP, Correction, Target, half_width
@@ -176,6 +177,7 @@ def caveats_of_search(
             decision["measure"] != "log loss",
             "The loss is not above 0 everywhere: rates were compared by their share of the gain, not by log loss.",
         ),
+        (settings["num_batches_lost"] > 0, lost_batches(settings["num_batches_lost"])),
         (decision["capped"], "The rate is the largest one that was seen to train; the law asks for a larger one."),
     ]
     return [sentence for applies, sentence in conditions if applies]

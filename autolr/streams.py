@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -64,14 +65,15 @@ class Streams:
         remember: bool = True,
     ) -> None:
         self._entropy, self._randomness = entropy, randomness
+        fork = partial(_fork, randomness, entropy)  # no method, which would keep a loader's workers alive in a cycle
         keep = hold_out and val_data is None
         source: _ObservationSource | _BatchSource
         if isinstance(data, BatchStream):
-            source = _BatchSource(data, keep=keep, entropy=entropy, fork=self._fork)
+            source = _BatchSource(data, keep=keep, entropy=entropy, fork=fork)
             self.batch_size = data.batch_size
         else:
             source = _ObservationSource(
-                data, batch_size, keep=keep, remember=remember, entropy=entropy, fork=self._fork, device=device
+                data, batch_size, keep=keep, remember=remember, entropy=entropy, fork=fork, device=device
             )
             self.batch_size = source.batch_size
         self._source = source
@@ -84,9 +86,6 @@ class Streams:
     def num_batches(self) -> int:
         """Return how many batches an epoch has; a loader or an iterable is read to its end for it."""
         return self._source.num_batches()
-
-    def _fork(self, stream: int, step: int) -> None:
-        self._randomness.fork(seed_of(self._entropy, STREAM_STATE, stream, step))
 
     def _own_held_out(self, data: Data) -> list[Batch]:
         self._randomness.fork(seed_of(self._entropy, HELD_OUT))
@@ -203,6 +202,11 @@ class _BatchSource:
         self._training += new
         self._ended = not new
         return bool(new)
+
+
+def _fork(randomness: ForkedRandomness, entropy: int, stream: int, step: int) -> None:
+    """Move the generators to the state in which the batch of a step is drawn."""
+    randomness.fork(seed_of(entropy, STREAM_STATE, stream, step))
 
 
 def all_batches(data: Data, size: int) -> Iterator[Batch]:

@@ -169,10 +169,14 @@ class StreamedSubsamples:
         num_parts: The number of batches of a row besides those of its further steps.
         num_steps: The number of steps of a row; the batches of the steps come first.
         cycle: Start again where the stream ends: for evaluation data, whose batches may serve several rows.
+
+    Attributes:
+        stream: The batches.
+        num_passes: How often a batch was drawn from the stream's start.
     """
 
     def __init__(self, stream: BatchStream, *, num_parts: int, num_steps: int = 1, cycle: bool = False) -> None:
-        self._stream, self._num_steps, self._cycle = stream, num_steps, cycle
+        self.stream, self._num_steps, self._cycle = stream, num_steps, cycle
         self._num_batches = num_parts + num_steps - 1
         self._batches: Iterator[Batch] | None = None
         self._drawn: dict[int, tuple[Batch, ...]] = {}
@@ -189,23 +193,23 @@ class StreamedSubsamples:
                 return None
             self._drawn[index] = batches
         first, *others = self._drawn[index]
-        return tuple(map(self._stream.move, (first, *others[self._num_steps - 1 :])))
+        return tuple(map(self.stream.move, (first, *others[self._num_steps - 1 :])))
 
     def draw_further(self, index: int) -> Iterator[Batch]:
         """Yield the batches of the further steps."""
-        return map(self._stream.move, self._drawn[index][1 : self._num_steps])
+        return map(self.stream.move, self._drawn[index][1 : self._num_steps])
 
     def draw_warmup(self, index: int) -> Batch | None:  # noqa: ARG002 (in its order)
         """Return the next batch, which is then in no row, or ``None`` where the stream has ended."""
-        return next((self._stream.move(batch) for batch in self._next()), None)
+        return next((self.stream.move(batch) for batch in self._next()), None)
 
     def _next(self) -> list[Batch]:
         """Return the next batch in a list, empty where there is none."""
         for _ in range(2 if self._cycle else 1):
-            if self._batches is None:
-                self._batches = iter(self._stream)
-                self.num_passes += 1
+            begins = self._batches is None
+            self._batches = iter(self.stream) if self._batches is None else self._batches
             for batch in self._batches:
+                self.num_passes += begins
                 return [batch]
             if self._cycle:
                 self._batches = None

@@ -64,8 +64,8 @@ class Training:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the first trainable parameter, which floats of NumPy and pandas become."""
-        return self.parameters()[0].dtype
+        """The dtype of the first trainable parameter, or of its real part, which floats of NumPy and pandas become."""
+        return self.parameters()[0].dtype.to_real()
 
     def objective(self) -> Objective:
         """Return the loss, ready to be probed."""
@@ -119,11 +119,18 @@ class Training:
 
 def check_batch(objective: Objective, name: str, batch: Batch) -> None:
     """Compute a first loss, with the objective's checks; what is raised gets a note that says what the batch was."""
-    try:
+    whole = "" if objective.is_stated else "; with neither loss_fn nor compute_loss, the model is given all of it"
+    with noted(f"the first {name} batch", batch, whole):
         objective.check(batch)
+
+
+@contextmanager
+def noted(name: str, batch: Batch, remark: str = "") -> Iterator[None]:
+    """Give whatever is raised in the block a note that says what the batch was."""
+    try:
+        yield
     except Exception as error:
-        whole = "" if objective.is_stated else "; with neither loss_fn nor compute_loss, the model is given all of it"
-        error.add_note(f"autolr: raised by the first {name} batch, {outline(batch)}{whole}.")
+        error.add_note(f"autolr: raised by {name}, {outline(batch)}{remark}.")
         raise
 
 

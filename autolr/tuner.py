@@ -136,8 +136,9 @@ class AutoLRTuner:
         Args:
             X: Tensors, NumPy arrays or pandas frames, shape (N, ...), one row an observation; or, without Y, a
                 ``Dataset``, a ``DataLoader`` or an iterable of batches, whose batches are then the subsamples; they
-                are kept, where they come from and not on the device, until the call ends. NumPy and pandas floats
-                become the model's dtype, their integers int64.
+                are kept, where they come from and not on the device, until the call ends.
+                ``settings["num_batches_drawn"]`` tells how many were drawn; an iterator has lost them. NumPy and pandas
+                floats become the model's dtype (of complex weights: that of their real parts), their integers int64.
             Y: The targets, shape (N, ...).
             learning_rates: The grid, shape (K,): strictly increasing, positive.
             num_subsamples: The number of subsamples M, at least 2; a partition, a loader or an iterable that ends

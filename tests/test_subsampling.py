@@ -249,3 +249,4 @@ def test_a_stream_without_batches_has_no_rows(cycle):
 def test_a_stream_that_cannot_start_again_ends():
     subsamples = streamed(iter(numbered(2)), num_parts=1, cycle=True)
     assert [lists(subsamples.draw(index)) for index in range(3)] == [[[0]], [[1]], None]
+    assert subsamples.num_passes == 1
