@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
 from torch.overrides import TorchFunctionMode
@@ -86,7 +87,7 @@ class Batched:
         """
         every = torch.tensor(list(rates), dtype=self._dtype, device=self._device)
         hoisted = Hoisted(self._direction, self._sites)
-        losses: list[torch.Tensor] = []
+        losses: list[float] = []
         done = 0
         while done < len(every):
             left = len(every) - done
@@ -95,14 +96,14 @@ class Batched:
                 with warnings.catch_warnings():
                     warnings.filterwarnings("ignore", message="There is a performance drop")  # it is timed instead
                     found = losses_at(chunk, lambda rate: _AtRate(self._direction, hoisted, rate))
-                losses.append(found.cpu().double())
+                losses += found.tolist()
             except RuntimeError as error:
                 if len(chunk) == 1 or not _is_short_of_memory(error):
                     raise
                 self._most_rates = len(chunk) // 2
                 continue
             done += len(chunk)
-        return torch.cat(losses).numpy()
+        return np.array(losses)
 
 
 class _AtRate(TorchFunctionMode):

@@ -62,7 +62,7 @@ def _tensors(value: object) -> list[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         return [value.detach().clone()]
     if isinstance(value, (float, int)):
-        return [torch.tensor(value, dtype=torch.float64)]
+        return [torch.tensor(value, device="cpu", dtype=torch.float64)]
     if isinstance(value, dict):
         return [tensor for item in value.values() for tensor in _tensors(item)]
     if isinstance(value, (list, tuple)):
