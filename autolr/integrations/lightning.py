@@ -46,10 +46,11 @@ class AutoLRCallback(Callback):
     writes by other ways (``print``, a file, ``wandb.log``) is written. What is not put back is said in
     :func:`autolr.find_lr`: the attributes of datasets and data modules, for example.
 
-    The length of the run is the trainer's estimate of what is left. A scheduler counts as it is stepped, by step or by
-    epoch, ``frequency`` included; an epoch scheduler whose epochs have no known length, a plateau scheduler, and
-    several schedulers with different paces count as constant. Several schedulers are rebased together. Nothing is put
-    into checkpoints; a training that is resumed is tuned when it goes on. In a ``fast_dev_run`` nothing is tuned.
+    The length of the run is what epochs or steps leave of it, with the accumulation of the present epoch. A scheduler
+    counts as it is stepped, by step or by epoch, ``frequency`` included; an epoch scheduler whose epochs have no known
+    length, a plateau scheduler, and several schedulers with different paces count as constant. Several schedulers are
+    rebased together. Nothing is put into checkpoints; a training that is resumed is tuned when it goes on. In a
+    ``fast_dev_run`` nothing is tuned, nor in an epoch without optimizer steps (the last one of weight averaging).
 
     Args:
         tool: ``"find_lr"``, the rate for what is left of the run, or ``"tune"``, the best single step.
@@ -111,14 +112,15 @@ class AutoLRCallback(Callback):
         self._begun, self._tuned = trainer.current_epoch, None
         _check_trainer(trainer, pl_module)
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ARG002 (batch)
         """Tune before the first batch of an epoch for which it is time."""
         epoch = trainer.current_epoch
         if epoch == self._tuned or not self._hook.is_due(epoch - self._begun):
             return
         self._tuned = epoch
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a function of Lightning's own
-            logger.info("Nothing is tuned in a fast_dev_run.")
+        # the first is set by a function of Lightning's own, the second in an epoch that only averages
+        if trainer.fast_dev_run or trainer.fit_loop._skip_backward:  # type: ignore[attr-defined]
+            logger.info("Nothing is tuned in a fast_dev_run, or in an epoch without optimizer steps.")
             return
         scheduler, per_step = _schedule(trainer, apply=self._hook.apply)
         suggestion = self._hook.run(
@@ -128,7 +130,7 @@ class AutoLRCallback(Callback):
             _Batches(trainer, pl_module),
             compute_loss=_Loss(trainer, pl_module),
             scheduler=scheduler,
-            total_steps=_steps_left(trainer),
+            total_steps=_steps_left(trainer, batch_idx),
             per_step=per_step,
             defaults=_way_of_training(trainer, pl_module),
             within=_silence(trainer, pl_module),
@@ -212,12 +214,19 @@ def _way_of_training(trainer: Trainer, module: LightningModule) -> dict[str, Any
     return way
 
 
-def _steps_left(trainer: Trainer) -> int | None:
-    """Return how many optimizer steps are left, or ``None`` where the trainer does not know."""
-    steps = trainer.estimated_stepping_batches
-    if not math.isfinite(steps) or steps < 0:
-        return None
-    return max(1, int(steps) - trainer.global_step)
+def _steps_left(trainer: Trainer, batch_idx: int) -> int | None:
+    """Return how many optimizer steps are left before a batch, or ``None`` where nothing limits them.
+
+    This is the trainer's own estimate, made afresh: of what is left, and with the accumulation of this epoch.
+    """
+    of_epoch, accumulated = trainer.num_training_batches, trainer.accumulate_grad_batches
+    limits = []
+    if trainer.max_epochs is not None and trainer.max_epochs >= 0 and math.isfinite(of_epoch):
+        whole = trainer.max_epochs - trainer.current_epoch - 1
+        limits.append(math.ceil((of_epoch - batch_idx) / accumulated) + math.ceil(of_epoch / accumulated) * whole)
+    if trainer.max_steps >= 0:
+        limits.append(trainer.max_steps - trainer.global_step)
+    return max(1, min(limits)) if limits else None
 
 
 def _schedule(trainer: Trainer, *, apply: bool) -> tuple[LRScheduler | None, Fraction]:

@@ -602,12 +602,27 @@ def test_a_schedule_that_is_a_method_of_the_module_is_followed():
     assert callback.suggestion.evidence.settings["mean_factor"] == pytest.approx(6.5 / 12)
 
 
+def test_an_epoch_that_only_averages_is_not_tuned():
+    averages = pl.callbacks.StochasticWeightAveraging(1e-2, swa_epoch_start=1)
+    callback = AutoLRCallback(apply=False, every_n_epochs=1, **CHEAP)
+    fit(averages, callback, module=lambda: Light(interval="epoch"))
+    assert [s.evidence.settings["total_steps"] for s in callback.suggestions] == [12, 6]
+
+
+def test_accumulation_is_that_of_the_epoch():
+    scheduler = pl.callbacks.GradientAccumulationScheduler({0: 2, 1: 3})
+    callback = AutoLRCallback(apply=False, every_n_epochs=1, **CHEAP)
+    fit(callback, scheduler, module=Light, max_epochs=3)
+    settings = [suggestion.evidence.settings for suggestion in callback.suggestions]
+    assert [(of["accumulation_steps"], of["total_steps"]) for of in settings] == [(2, 9), (3, 4), (3, 2)]
+
+
 def test_a_fast_dev_run_tunes_nothing(caplog):
     callback = AutoLRCallback(**CHEAP)
     with caplog.at_level(logging.INFO, "autolr"):
         fit(callback, fast_dev_run=True)
     assert callback.suggestion is None
-    assert "Nothing is tuned in a fast_dev_run." in caplog.text
+    assert "Nothing is tuned in a fast_dev_run" in caplog.text
 
 
 def test_a_loss_with_one_element_is_taken_as_the_trainer_takes_it():
