@@ -77,7 +77,10 @@ def capture_random_state(devices: Iterable[torch.device]) -> Callable[[], None]:
 
 @dataclass(frozen=True, slots=True)
 class RandomState:
-    """A state of all generators of a :class:`ForkedRandomness`: see :meth:`ForkedRandomness.state_of`."""
+    """A state of all generators of a :class:`ForkedRandomness`: see :meth:`ForkedRandomness.state_of`.
+
+    The words of NumPy's are a list, which NumPy reads thirty times as fast as an array of its own.
+    """
 
     cpu: torch.Tensor
     on_devices: list[torch.Tensor]
@@ -115,9 +118,10 @@ class ForkedRandomness:
         return self._states[key]
 
     def _make_state(self, seed: np.random.SeedSequence) -> RandomState:
-        words = seed.generate_state(626)
-        torch_seed = int(words[0]) << 32 | int(words[1])
-        key = words[2:]
+        high, low = map(int, seed.generate_state(2))
+        torch_seed = high << 32 | low
+        # NOTE: a seed sequence takes twenty times as long for so many words
+        key = np.random.PCG64(seed).random_raw(312).view(np.uint32).tolist()
         own = []
         for index, generator in enumerate(self._generators):
             child = np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, index))
@@ -125,7 +129,7 @@ class ForkedRandomness:
         return RandomState(
             cpu=torch.Generator().manual_seed(torch_seed).get_state(),
             on_devices=[torch.Generator(device).manual_seed(torch_seed).get_state() for device in self._devices],
-            python=(3, (*key.tolist(), 624), None),
+            python=(3, (*key, 624), None),
             numpy={
                 "bit_generator": "MT19937",
                 "state": {"key": key, "pos": 624},
@@ -137,11 +141,13 @@ class ForkedRandomness:
 
     def state_now(self) -> RandomState:
         """Return the state in which all generators are; :meth:`move_to` goes back to it."""
+        numpy_state: Any = np.random.get_state(legacy=False)  # noqa: NPY002 (the global one)
+        words = numpy_state["state"]
         return RandomState(
             cpu=torch.get_rng_state(),
             on_devices=list(map(_get_device_state, self._devices)),
             python=random.getstate(),
-            numpy=np.random.get_state(legacy=False),  # noqa: NPY002 (the global one)
+            numpy={**numpy_state, "state": {**words, "key": words["key"].tolist()}},
             own=[get() for get in self._gets],
         )
 

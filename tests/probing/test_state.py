@@ -133,6 +133,18 @@ def test_a_fork_depends_on_its_seed_alone_and_is_gone_back_to():
         restore()
 
 
+def test_a_state_taken_between_two_draws_is_gone_back_to():
+    with unchanged(nn.Identity()):
+        restore = capture_random_state([])
+        randomness = ForkedRandomness([])
+        np.random.standard_normal()  # of two that are made at once: the other one is a part of the state
+        here = randomness.state_now()
+        first = [np.random.standard_normal() for _ in range(700)], random.random(), float(torch.rand(()))
+        randomness.move_to(here)
+        assert first == ([np.random.standard_normal() for _ in range(700)], random.random(), float(torch.rand(())))
+        restore()
+
+
 def test_numpy_is_left_alone_after_a_loss_that_did_not_draw_from_it():
     with unchanged(nn.Identity()):
         restore = capture_random_state([])
