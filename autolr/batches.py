@@ -84,6 +84,18 @@ def is_movable(leaf: Any) -> bool:
     return callable(getattr(leaf, "to", None)) and not isinstance(leaf, (type, torch.nn.Module))
 
 
+def num_observations(batch: Batch) -> int:
+    """Return the first dimension of the first tensor in a batch, which is its size as a rule; 0 if there is none."""
+    sizes: list[int] = []
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        sizes.extend(tensor.shape[:1])
+        return tensor
+
+    map_tensors(note, batch)
+    return sizes[0] if sizes else 0
+
+
 def outline(batch: Batch) -> str:
     """Return a batch as an error message shows it: the types, and the dtypes and shapes of the tensors.
 

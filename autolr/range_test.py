@@ -22,9 +22,9 @@ from autolr.probing.held import data_generators
 from autolr.probing.objective import Objective
 from autolr.probing.rising import Point, RangeSchedule, follow, rising_losses, rising_rates
 from autolr.probing.start import Start
-from autolr.probing.trajectory import in_mode
+from autolr.probing.trajectory import mean_loss
 from autolr.range_result import RUN_COLUMNS, RangeTest
-from autolr.streams import Streams, all_batches, num_observations
+from autolr.streams import Streams, all_batches
 from autolr.subsampling import entropy_of, seed_of
 from autolr.training import check_batch, check_training
 
@@ -278,7 +278,8 @@ class _Drawn:
     """Observations in shuffled epochs, for each repeat in another order; random numbers of the run are left alone."""
 
     def __init__(self, rows: Rows, batch_size: int | None, entropy: int, start: Start, device: torch.device) -> None:
-        self._randomness = start.randomness
+        # arrays are taken from without a random number
+        self._randomness = start.randomness if isinstance(rows, DatasetRows) else None
         self._streams = Streams(
             rows,
             batch_size=batch_size,
@@ -293,6 +294,9 @@ class _Drawn:
     def batches(self, repeat: int) -> Iterator[Batch]:
         """Yield the batches of a repeat, without end."""
         for step in itertools.count():
+            if self._randomness is None:
+                yield self._streams.batch(repeat, step)
+                continue
             here = self._randomness.state_now()
             batch = self._streams.batch(repeat, step)
             self._randomness.move_to(here)
@@ -311,15 +315,7 @@ class _Validation:
 
     def __call__(self) -> float:
         batches, self._next = self._next or self._begin(), None
-        total, num = 0.0, 0
-        with in_mode(self._objective, training=False):
-            for batch in batches:
-                weight = num_observations(batch) or 1
-                total += weight * self._objective.loss(batch, keep=True)
-                num += weight
-        if not num:
-            raise ValueError("`val_data` must yield at least one batch in every pass, got none.")
-        return total / num
+        return mean_loss(self._objective, batches, name="val_data")
 
 
 def _first_checked(batches: Iterator[Batch], start: Start) -> Iterator[Batch]:

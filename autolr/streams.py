@@ -4,14 +4,13 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
 
 from autolr._typing import Batch, IntArray
 from autolr._validation import invalid
-from autolr.batches import map_tensors, to_device
+from autolr.batches import num_observations, to_device
 from autolr.data import DEFAULT_BATCH_SIZE, ArrayRows, BatchStream, Data, Rows
 from autolr.probing.random_state import ForkedRandomness
 from autolr.subsampling import seed_of
@@ -219,18 +218,6 @@ def all_batches(data: Data, size: int) -> Iterator[Batch]:
     if isinstance(data, BatchStream):
         return map(data.move, data)
     return _pieces(data, np.arange(len(data), dtype=np.int64), size)
-
-
-def num_observations(batch: Batch) -> int:
-    """Return the first dimension of the first tensor in a batch, which is its size as a rule; 0 if there is none."""
-    sizes: list[int] = []
-
-    def note(tensor: torch.Tensor) -> Any:
-        sizes.extend(tensor.shape[:1])
-        return tensor
-
-    map_tensors(note, batch)
-    return sizes[0] if sizes else 0
 
 
 def _wanted(size: int) -> int:

@@ -315,6 +315,7 @@ REFUSED = [
     ((FRAME[["a"]].astype("datetime64[ns]"),), TypeError, "in every column, got 'a of dtype datetime64[ns]'."),
     ((FRAME[["a"]].astype(complex),), TypeError, "in every column, got 'a of dtype complex128'."),
     ((Dataset(),), TypeError, "`X` must have a length (or be an IterableDataset), got <torch.utils.data"),
+    ((Squares(0),), ValueError, "`X` must hold at least one observation, got 0."),
     ((None,), TypeError, "`X` must be a tensor, a NumPy array or a pandas frame, a Dataset, a DataLoader or an"),
     (("x.csv",), TypeError, "a DataLoader or an iterable of batches, got 'x.csv'."),
     (({"x": torch.ones(2)},), TypeError, "a DataLoader or an iterable of batches, got {'x': tensor([1., 1.])}."),

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
+from autolr.batches import num_observations
 from autolr.data import read_data
 from autolr.probing.random_state import ForkedRandomness
-from autolr.streams import Streams, all_batches, num_observations
+from autolr.streams import Streams, all_batches
 
 CPU = torch.device("cpu")
 

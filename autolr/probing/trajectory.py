@@ -1,13 +1,14 @@
 """Trajectories: several real optimizer steps from the start, at one rate, that can be parked and continued."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 
 import numpy as np
 
 from autolr._typing import Batch, FloatArray, IntArray
+from autolr.batches import num_observations
 from autolr.probing.objective import Objective
 from autolr.probing.start import Start, needs_closure
 from autolr.probing.state import Snapshot
@@ -107,13 +108,36 @@ class Trajectory:
 @contextmanager
 def in_mode(objective: Objective, training: bool) -> Iterator[None]:
     """Put all modules in a mode; modes and what forwards in the block change are put back, but for the weights."""
-    here = Snapshot(*objective.modules(), leave=objective.weights)
-    for module in objective.modules():
+    modules = objective.modules()
+    here = Snapshot(*modules, leave=objective.weights)
+    for module in modules:
         module.train(training)
     try:
         yield
     finally:
         here.restore()
+
+
+def mean_loss(objective: Objective, batches: Iterable[Batch], *, name: str) -> float:
+    """Return the mean loss over batches in evaluation mode, weighted by their observations.
+
+    Args:
+        objective: The loss.
+        batches: The batches, each drawn when its turn comes.
+        name: The name of the data, for the error.
+
+    Raises:
+        ValueError: If there is no batch.
+    """
+    total, num = 0.0, 0
+    with in_mode(objective, training=False):
+        for batch in batches:
+            size = num_observations(batch) or 1
+            total += size * objective.loss(batch, keep=True)
+            num += size
+    if not num:
+        raise ValueError(f"`{name}` must yield at least one batch in every pass, got none.")
+    return total / num
 
 
 def probe_by_trajectories(

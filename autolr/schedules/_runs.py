@@ -16,10 +16,10 @@ from autolr.data import DEFAULT_BATCH_SIZE, BatchStream, DatasetRows, read_whole
 from autolr.probing.held import data_generators
 from autolr.probing.random_state import ForkedRandomness
 from autolr.probing.start import Start
-from autolr.probing.trajectory import Trajectory
+from autolr.probing.trajectory import Trajectory, mean_loss
 from autolr.schedules.comparison import HISTORY_COLUMNS
 from autolr.schedules.make import make_scheduler
-from autolr.streams import Streams, all_batches, num_observations
+from autolr.streams import Streams, all_batches
 from autolr.subsampling import seed_of
 from autolr.training import Training
 
@@ -41,6 +41,7 @@ class Batches:
     Attributes:
         per_epoch: How many batches an epoch has.
         batch_size: Observations of a batch, where known.
+        judged_name: The name of what the runs are judged on.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Batches:
         of_stream = batch_size if isinstance(val_data, IterableDataset) else None
         reader = read(data, name="data", batch_size=batch_size)
         self._judged_on = reader if val_data is None else read(val_data, name="val_data", batch_size=of_stream)
+        self.judged_name = "data" if val_data is None else "val_data"
         used = (data, reader), (val_data, self._judged_on)
         of_rows = [given for given, reader in used if isinstance(reader, DatasetRows)]
         randomness = ForkedRandomness(devices, data_generators(of_rows))
@@ -146,16 +148,28 @@ class Run:
         return math.isinf(self._losses[-1])
 
     def final_loss(self) -> float:
-        """Return the mean loss over what is judged on; ``inf`` where not finite."""
+        """Return the mean loss over what is judged on; ``inf`` where not finite.
+
+        Raises:
+            ValueError: If it is not finite before any step either: the training is not to blame.
+        """
         if self.diverged:
             return math.inf
-        state = seed_of(self._entropy, JUDGED, self._repeat)
-        total, weight = 0.0, 0
-        for batch in self._batches.judged():
-            size = num_observations(batch) or 1
-            total += size * self._trajectory.loss(batch, state, training=False)
-            weight += size
-        return total / weight if math.isfinite(total) else math.inf
+        loss = self._judge()
+        if math.isfinite(loss):
+            return loss
+        self._trajectory.begin()
+        untrained = self._judge()
+        if not math.isfinite(untrained):
+            raise ValueError(
+                f"`{self._batches.judged_name}` must give a finite loss in evaluation mode before any step, got"
+                f" {untrained} in repeat {self._repeat}."
+            )
+        return math.inf
+
+    def _judge(self) -> float:
+        self._start.randomness.fork(seed_of(self._entropy, JUDGED, self._repeat))
+        return mean_loss(self._start.objective, self._batches.judged(), name=self._batches.judged_name)
 
     def frame(self, label: str) -> pd.DataFrame:
         """Return its rows of the history."""

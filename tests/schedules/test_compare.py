@@ -220,6 +220,18 @@ def test_the_final_loss_is_that_of_all_observations_in_evaluation_mode():
         assert result.final_losses.loc[repeat, "constant"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_modes_are_changed_once_for_all_that_a_run_is_judged_on():
+    changes = []
+
+    class Model(nn.Linear):
+        def train(self, mode=True):
+            changes.append(mode)
+            return super().train(mode)
+
+    compare(lambda: Model(4, 1), val_data=[(X, Y) for X, Y in [regression()] * 7], num_repeats=2)
+    assert changes == [False] * 4
+
+
 class Observations(Dataset):
     def __init__(self, X, Y):
         self.X, self.Y = X, Y
@@ -416,6 +428,16 @@ def test_a_loss_that_is_not_finite_before_any_step_is_an_error():
         compare(data=(X * math.nan, Y))
 
 
+def test_a_loss_to_judge_by_that_is_never_finite_is_not_called_a_divergence():
+    X, Y = regression()
+    val_data = X.clone(), Y
+    val_data[0][3, 0] = math.nan
+    with pytest.raises(
+        ValueError, match="`val_data` must give a finite loss in evaluation mode before any step, got n"
+    ):
+        compare(val_data=val_data)
+
+
 # the result
 
 
@@ -562,6 +584,11 @@ MADE = {
     ),
     "no batch": (ValueError, "`data` must yield at least one batch, got none", {"data": [], "batch_size": None}),
     "no batch to judge on": (ValueError, "`val_data` must yield at least one batch, got none", {"val_data": []}),
+    "nothing to judge on": (
+        ValueError,
+        "`val_data` must hold at least one observation, got 0",
+        {"val_data": TensorDataset(torch.ones(0, 4))},
+    ),
     "no data": (TypeError, "`data` must be ", {"data": 3, "batch_size": None}),
 }
 
