@@ -134,14 +134,18 @@ def test_a_fork_depends_on_its_seed_alone_and_is_gone_back_to():
 
 
 def test_a_state_taken_between_two_draws_is_gone_back_to():
+    def draws():
+        return [normal() for _ in range(700)], random.random(), float(torch.rand(()))
+
+    normal = np.random.standard_normal
     with unchanged(nn.Identity()):
         restore = capture_random_state([])
         randomness = ForkedRandomness([])
-        np.random.standard_normal()  # of two that are made at once: the other one is a part of the state
+        normal()  # of two that are made at once: the other one is a part of the state
         here = randomness.state_now()
-        first = [np.random.standard_normal() for _ in range(700)], random.random(), float(torch.rand(()))
+        first = draws()
         randomness.move_to(here)
-        assert first == ([np.random.standard_normal() for _ in range(700)], random.random(), float(torch.rand(())))
+        assert draws() == first
         restore()
 
 
