@@ -606,7 +606,7 @@ def test_an_epoch_that_only_averages_is_not_tuned():
     averages = pl.callbacks.StochasticWeightAveraging(1e-2, swa_epoch_start=1)
     callback = AutoLRCallback(apply=False, every_n_epochs=1, **CHEAP)
     fit(averages, callback, module=lambda: Light(interval="epoch"))
-    assert [s.evidence.settings["total_steps"] for s in callback.suggestions] == [12, 6]
+    assert len(callback.suggestions) == 2  # and not in the third epoch, which Lightning adds for the averages
 
 
 def test_accumulation_is_that_of_the_epoch():
