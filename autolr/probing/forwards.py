@@ -58,7 +58,7 @@ class Forwards:
     def losses(self, rates: FloatArray, batch: Batch) -> FloatArray:
         """Return the losses at some rates, shape ``(K,)``."""
         name = self.contest.turn
-        losses, taken = _timed(lambda: self._by(name, rates, batch))
+        losses, taken = timed(lambda: self._by(name, rates, batch))
         self.contest.note(name, taken)
         if self._is_whole(name):
             return losses
@@ -131,7 +131,7 @@ class Forwards:
             try:
                 return self._batched.losses(lambda *over: self._start.losses(batch, *over), rates)
             except Exception as error:
-                if not _comes_out_of_torch(error):
+                if not comes_out_of_torch(error):
                     raise
                 message, _, _ = str(error).partition("\n")
                 self._leave_out("batched", f"{type(error).__name__}: {message[:200]}")
@@ -150,9 +150,9 @@ class Forwards:
             return
         self.contest = Contest("line", "batched") if self._engine == "auto" else Contest("batched")
         few = rates[np.linspace(0, len(rates) - 1, _FEW_RATES).astype(int)]
-        expected, in_turn = _timed(lambda: self._by("line", few, batch))
+        expected, in_turn = timed(lambda: self._by("line", few, batch))
         self._keep_if_equal("batched", few, expected, batch)
-        _, at_once = _timed(lambda: self._by("batched", few, batch))
+        _, at_once = timed(lambda: self._by("batched", few, batch))
         if self._engine == "auto" and at_once > _HOPELESS * in_turn:
             self._leave_out("batched", f"{at_once / in_turn:.1f} times slower at {_FEW_RATES} rates")
         self._compare = self._engine == "auto" and self._batched is not None
@@ -176,16 +176,38 @@ class Forwards:
 def deviation(
     rates: Sequence[float] | FloatArray, losses: FloatArray, expected: FloatArray, epsilon: float
 ) -> str | None:
-    r"""Return where losses differ by more than :math:`\max(10^{-6}, 8 \epsilon) \max(|L|, 1)`, or ``None``."""
+    """Return where losses differ by more than a :func:`distance` of 1, or ``None``."""
     for rate, loss, real in zip(rates, losses, expected, strict=True):
-        both_diverged = not (math.isfinite(loss) or math.isfinite(real))
-        allowed = max(LOSS_TOLERANCE, 8.0 * epsilon) * max(abs(real), 1.0)
-        if not (both_diverged or abs(real - loss) <= allowed):
+        if distance(loss, real, epsilon) > 1.0:
             return f"the loss at {rate:.3g} is {loss:.8g} in place of {real:.8g}"
     return None
 
 
-def _comes_out_of_torch(error: Exception) -> bool:
+def distance(loss: float, real: float, epsilon: float) -> float:
+    r"""Return how far a loss is from another, in units of :math:`\max(10^{-6}, 8 \epsilon) \max(|L|, 1)`.
+
+    Two that are not finite are the same; one that is not is infinitely far from one that is.
+
+    Example:
+        >>> distance(4.0, 4.000004, 0.0).__round__(3), distance(4.0, math.inf, 0.0), distance(math.inf, math.inf, 0.0)
+        (1.0, inf, 0.0)
+    """
+    if not (math.isfinite(loss) and math.isfinite(real)):
+        return math.inf if math.isfinite(loss) or math.isfinite(real) else 0.0
+    return abs(real - loss) / (max(LOSS_TOLERANCE, 8.0 * epsilon) * max(abs(real), 1.0))
+
+
+def coarseness(start: Start, parameters: Sequence[torch.Tensor]) -> str | None:
+    """Return why losses are too coarse to verify an engine by them, or ``None``."""
+    coarsest = max((p.dtype for p in parameters), key=lambda dtype: torch.finfo(dtype).eps)
+    if torch.finfo(coarsest).eps > LOSS_TOLERANCE:
+        return f"{coarsest} is too coarse to verify it"
+    if (rounding := start.objective.autocast_dtype) is not None:
+        return f"autocast rounds the weights to {rounding}, which is too coarse to verify it"
+    return "the loss is too coarse" if start.objective.epsilon > LOSS_TOLERANCE else None
+
+
+def comes_out_of_torch(error: Exception) -> bool:
     """Return whether an error comes out of torch, as its limits do, rather than out of the user's own code."""
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
@@ -193,6 +215,7 @@ def _comes_out_of_torch(error: Exception) -> bool:
     return frame is not None and frame.tb_frame.f_code.co_filename.startswith(_FOLDERS)
 
 
-def _timed(losses: Callable[[], FloatArray]) -> tuple[FloatArray, float]:
+def timed(losses: Callable[[], FloatArray]) -> tuple[FloatArray, float]:
+    """Return losses, and the seconds that they have taken."""
     began = time.perf_counter()
     return losses(), time.perf_counter() - began

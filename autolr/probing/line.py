@@ -3,12 +3,11 @@
 import math
 
 import numpy as np
-import torch
 
 from autolr._typing import Batch, EngineName, FloatArray
 from autolr.probing.contest import Contest
 from autolr.probing.direction import Direction, is_linear, length_of
-from autolr.probing.forwards import LOSS_TOLERANCE, Forwards, deviation
+from autolr.probing.forwards import Forwards, coarseness, deviation
 from autolr.probing.gradients import RowGradients
 from autolr.probing.start import Start, needs_closure
 from autolr.probing.step import probe_by_steps
@@ -92,13 +91,8 @@ class LineProbe:
             return f"{type(start.optimizer).__name__} computes losses within its step"
         if not direction.is_whole:
             return "a parameter is sparse"
-        if direction.epsilon > LOSS_TOLERANCE:
-            coarsest = max((p.dtype for p in direction.parameters), key=lambda dtype: torch.finfo(dtype).eps)
-            return f"{coarsest} is too coarse to verify it"
-        if (rounding := start.objective.autocast_dtype) is not None:
-            return f"autocast rounds the weights to {rounding}, which is too coarse to verify it"
-        if start.objective.epsilon > LOSS_TOLERANCE:
-            return "the loss is too coarse"
+        if (reason := coarseness(start, direction.parameters)) is not None:
+            return reason
         try:
             return self._objection(batch, evaluation_batch)
         finally:
