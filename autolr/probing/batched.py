@@ -98,7 +98,7 @@ class Batched:
                     found = losses_at(chunk, lambda rate: _AtRate(self._direction, hoisted, rate))
                 losses += found.tolist()
             except RuntimeError as error:
-                if len(chunk) == 1 or not _is_short_of_memory(error):
+                if len(chunk) == 1 or not is_short_of_memory(error):
                     raise
                 self._most_rates = len(chunk) // 2
                 continue
@@ -106,7 +106,35 @@ class Batched:
         return np.array(losses)
 
 
-class _AtRate(TorchFunctionMode):
+class Replaced(TorchFunctionMode):
+    """A forward in which something else stands in for each parameter, wherever a function of torch is handed one.
+
+    Within ``torch.vmap`` too: batch normalization leaves its running statistics alone, and a plain cross-entropy is
+    written out.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _PROPERTIES:
+            return func(*args, **kwargs)
+        if func is F.cross_entropy and _is_plain_cross_entropy(args, kwargs):
+            return _cross_entropy(self.replaced(args[0]), args[1])
+        if func is F.batch_norm and kwargs.get("training"):
+            args = (args[0], None, None)
+        return func(*map(self.replaced, args), **{name: self.replaced(value) for name, value in kwargs.items()})
+
+    def replaced(self, value: Any) -> Any:
+        """Return a value with the parameters in it replaced."""
+        if type(value) in (list, tuple):
+            return type(value)(map(self.replaced, value))
+        return self.stand_in(value)
+
+    def stand_in(self, value: Any) -> Any:
+        """Return what stands in for a parameter; anything else is returned as it is."""
+        raise NotImplementedError
+
+
+class _AtRate(Replaced):
     """A forward at a rate, or at many of them as ``torch.vmap`` sees it: parameters are put where the rate has them."""
 
     def __init__(self, direction: Direction, hoisted: Hoisted, rate: torch.Tensor) -> None:
@@ -117,28 +145,19 @@ class _AtRate(TorchFunctionMode):
         self._rate = rate
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in _PROPERTIES:
-            return func(*args, **kwargs)
-        if func in AFFINE and (call := affine_call(func, args, kwargs)) is not None:
+        if func in AFFINE and (call := affine_call(func, args, kwargs or {})) is not None:
             outputs = self._hoisted.outputs(call)
             if outputs is not None:
                 return torch.addcmul(*outputs, self._rate, value=-1)
             if func is F.linear and call.moving(self._points):
                 bias = (None, None) if call.bias is None else self._points[id(call.bias)]
-                output = _linear(self._moved(call.x), (*self._points[id(call.weight)], *bias), self._rate)
+                output = _linear(self.replaced(call.x), (*self._points[id(call.weight)], *bias), self._rate)
                 if output is not None:
                     return output
-        if func is F.cross_entropy and _is_plain_cross_entropy(args, kwargs):
-            return _cross_entropy(self._moved(args[0]), args[1])
-        if func is F.batch_norm and kwargs.get("training"):
-            args = (args[0], None, None)
-        return func(*map(self._moved, args), **{name: self._moved(value) for name, value in kwargs.items()})
+        return super().__torch_function__(func, types, args, kwargs)
 
-    def _moved(self, value: Any) -> Any:
-        """Return a value with the parameters in it moved."""
-        if type(value) in (list, tuple):
-            return type(value)(map(self._moved, value))
+    def stand_in(self, value: Any) -> Any:
+        """Return a parameter where the rate has it."""
         origin, step = self._points.get(id(value), (value, None))
         return value if step is None else torch.addcmul(origin, step, self._rate, value=-1)
 
@@ -206,5 +225,6 @@ def _linear_at_rates(x: torch.Tensor, points: Sequence[torch.Tensor | None], rat
     return output.view(*x.shape[:-1], weight.shape[0])
 
 
-def _is_short_of_memory(error: RuntimeError) -> bool:
+def is_short_of_memory(error: RuntimeError) -> bool:
+    """Return whether an allocation has failed."""
     return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)

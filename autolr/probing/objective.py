@@ -12,12 +12,14 @@ from torch import nn
 from autolr._typing import Autocast, Batch, Clip, ComputeLoss, LossFunction
 from autolr._validation import describe, invalid
 from autolr.batches import MicroBatches, map_tensors
+from autolr.probing.backward import backward_by_all, has_own_functions
 from autolr.probing.held import held_modules, held_objects
 from autolr.probing.mistakes import integers_refused, refuse_broadcast
 from autolr.probing.random_state import capture_random_state
 from autolr.probing.state import Snapshot, distinct_entries
 
 _Context = AbstractContextManager[object]
+_Points = Any  # a tensor, or a list of tensors
 _PLAIN = nullcontext()
 
 
@@ -65,6 +67,7 @@ class Objective:
         self._autocast, self._scaler, self._clip = autocast, scaler, clip
         self._checked = self._needs_graph = False
         self._writes_batch = self._changes_attributes = True  # unless checked
+        self._has_own_functions: bool | None = None  # until the first gradient
         owned = (parameter for module in self.modules() for parameter in module.parameters())
         weights: dict[int, torch.Tensor] = {id(weight): weight for weight in (*owned, *self.parameters)}
         self.weights = list(weights.values())
@@ -102,6 +105,19 @@ class Objective:
         return any(map(_is_compiled, held_objects(*self.modules(), self._loss_fn, self._compute_loss)))
 
     @property
+    def gradient_obstacle(self) -> str | None:
+        """Why a gradient is more than the derivative of the loss, or ``None``."""
+        parts = [part for module in self.modules() for part in module.modules()]
+        if self._clip is not None:
+            return "gradients are clipped"
+        if self._scaler is not None:
+            return "gradients are scaled"
+        if any(part._backward_hooks or part._backward_pre_hooks for part in parts):
+            return "the model has backward hooks"
+        hooked = (w._backward_hooks or getattr(w, "_post_accumulate_grad_hooks", None) for w in self.parameters)
+        return "parameters have hooks, which see the gradients one by one" if any(hooked) else None
+
+    @property
     def autocast_dtype(self) -> torch.dtype | None:
         """The dtype to which the user's autocast rounds weights, or ``None``."""
         with _PLAIN if self._autocast is None else self._autocast():
@@ -134,28 +150,33 @@ class Objective:
             self._put_back()
         return value
 
-    def losses(self, batch: Batch, rates: torch.Tensor, at: Callable[[torch.Tensor], _Context]) -> torch.Tensor:
-        """Return the losses on ``batch`` at many rates, shape ``(C,)``, computed together by ``torch.vmap``.
+    def losses(
+        self, batch: Batch, points: _Points, at: Callable[[_Points], _Context], *, graph: bool = False
+    ) -> torch.Tensor:
+        """Return the losses on ``batch`` at many points, shape ``(C,)``, computed together by ``torch.vmap``.
 
         Random masks are the same at all of them. The modules are put back, but for the weights.
 
         Args:
             batch: The batch.
-            rates: The rates, shape ``(C,)``.
-            at: From a rate to the context in which the loss is the one there.
+            points: What tells the points, a tensor or several, with the shape ``(C, ...)``: their rates, say.
+            at: From one of the points to the context in which the loss is the one there.
+            graph: Whether the losses are to be differentiated.
 
         Raises:
             RuntimeError: If torch cannot map the loss.
         """
 
-        def loss(rate: torch.Tensor) -> torch.Tensor:
-            with at(rate):
+        def loss(point: _Points) -> torch.Tensor:
+            with at(point):
                 return self._scalar(batch)
 
-        self.num_forwards += len(rates) * _num_parts(batch)
+        num_losses = len(points if isinstance(points, torch.Tensor) else points[0]) * _num_parts(batch)
+        self.num_gradients += num_losses if graph else 0
+        self.num_forwards += 0 if graph else num_losses
         try:
-            with torch.no_grad():
-                losses = torch.vmap(loss, randomness="same")(rates)
+            with torch.set_grad_enabled(graph):
+                losses = torch.vmap(loss, randomness="same")(points)
         finally:
             has_changed = self._around.restore()  # a tensor of torch.vmap that is kept is of no use after it
         if has_changed and not self._changes_attributes:
@@ -247,7 +268,12 @@ class Objective:
             loss = self.with_graph(batch)
             loss = loss / num_parts if num_parts > 1 else loss
             scaled = loss * scale if scale != 1.0 else loss
-            scaled.backward(inputs=self.parameters)  # type: ignore[no-untyped-call]
+            if self._has_own_functions is None:
+                self._has_own_functions = has_own_functions(scaled)
+            if self._has_own_functions:
+                backward_by_all(scaled, self.parameters)
+            else:
+                scaled.backward(inputs=self.parameters)  # type: ignore[no-untyped-call]
         return loss.detach()
 
     def bookmark(self) -> Callable[[], object]:

@@ -1,7 +1,6 @@
 """Row after row: each subsample is probed at every rate, by the fastest engine that verifies."""
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -11,8 +10,9 @@ import numpy as np
 
 from autolr._typing import Batch, EngineName, FloatArray, IntArray
 from autolr._validation import invalid
-from autolr.probing.forwards import LOSS_TOLERANCE
+from autolr.probing.forwards import distance
 from autolr.probing.line import LineProbe
+from autolr.probing.stacked_rows import RowSeed, TrajectoryRows, is_worth_it
 from autolr.probing.start import Start
 from autolr.probing.step import probe_by_steps
 from autolr.probing.trajectory import probe_by_trajectories
@@ -24,8 +24,6 @@ ONE_STEP: IntArray = np.ones(1, dtype=np.int64)
 # from the number of a row and its batches (of the steps, and of the evaluation) to its losses
 Probe = Callable[[int, Sequence[Batch]], tuple[float, FloatArray]]
 Draw = Callable[[int], Sequence[Batch] | None]
-# from the numbers of a row and a step to the seed of the random state in which the step is taken
-RowSeed = Callable[[int, int], np.random.SeedSequence]
 Progress = Callable[[Iterable[int]], Iterable[int]]
 
 
@@ -68,9 +66,9 @@ def probe_rows(
     """Probe the rows in their order, until they, the data or the time end.
 
     The line engine is verified on the first row, before it is used, and on the last one; where it fails, the reference
-    engine probes all rows. A row in between whose step is not on a line is probed by the reference engine alone, and so
-    are all rows where a probe has several steps. A loss that is not the same when computed again, on the first row, is
-    logged as a warning.
+    engine probes all rows. A row in between whose step is not on a line is probed by the reference engine alone. So are
+    all rows where a probe has several steps, but where the rates can be trained side by side (:class:`TrajectoryRows`).
+    A loss that is not the same when computed again, on the first row, is logged as a warning.
 
     Args:
         start: Where every probe starts.
@@ -101,7 +99,10 @@ def probe_rows(
     )
     if engine == "step":
         return probe(reference, engine="step", reason="asked for")
-    if horizons[-1] > 1:
+    if horizons[-1] > 1 and seed is not None:
+        if engine == "batched" or (engine == "auto" and is_worth_it(len(rows), len(learning_rates))):
+            trajectories = TrajectoryRows(start, learning_rates, horizons, seed, engine)
+            return _probe_side_by_side(trajectories, first, probe, reference, draw=draw, rows=rows)
         reason = "several steps are real steps"
         if engine != "auto":
             _log_objection(engine, reason)
@@ -149,6 +150,26 @@ def probe_row(
     return probe_by_trajectories(start, learning_rates, horizons, steps, evaluation_batch, seed=partial(seed, row))
 
 
+def _probe_side_by_side(
+    trajectories: TrajectoryRows,
+    first: Sequence[Batch] | None,
+    probe: Callable[..., ProbedRows],
+    reference: Probe,
+    *,
+    draw: Draw,
+    rows: range,
+) -> ProbedRows:
+    """Probe rows of several steps; by the reference alone where they are not verified on the first and the last row."""
+    is_verified = first is not None and trajectories.objection(rows[0], first) is None
+    probed = probe(trajectories if is_verified else reference, engine="step", reason="")
+    num_probed = len(probed.loss_pre)
+    if num_probed > 0 and trajectories.contest.leader != "step":
+        last = draw(rows[num_probed - 1])
+        if last is None or trajectories.objection(rows[num_probed - 1], last) is not None:
+            probed = probe(reference, engine="step", reason="")
+    return replace(probed, engine=trajectories.contest.leader, engine_reason=trajectories.reason)
+
+
 def _log_objection(engine: EngineName, objection: str) -> None:
     level = logging.INFO if engine == "auto" else logging.WARNING
     logger.log(level, "The line engine steps aside for the reference engine: %s.", objection)
@@ -162,11 +183,7 @@ def _is_repeatable(start: Start, batch: Batch) -> bool:
         losses.append(start.loss(batch))
     start.restore()
     first, second = losses
-    if math.isfinite(first) and math.isfinite(second):
-        allowed = max(LOSS_TOLERANCE, 8.0 * start.objective.epsilon) * max(abs(first), 1.0)
-        repeatable = abs(first - second) <= allowed
-    else:
-        repeatable = math.isfinite(first) == math.isfinite(second)
+    repeatable = distance(second, first, start.objective.epsilon) <= 1.0
     if not repeatable:
         logger.warning("The loss is not repeatable: from one state it is %.8g, then %.8g.", first, second)
     return repeatable
