@@ -1,6 +1,7 @@
 """The expansion of the loss by the learning rate, along the optimizer's own step."""
 
 import math
+import numbers
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -93,11 +94,13 @@ class TaylorExpansion:
 
         Raises:
             TypeError: If the rates are not numbers.
-            ValueError: If ``order`` is another.
+            ValueError: If ``order`` is another, or a rate is not finite.
         """
-        if isinstance(order, bool) or order not in _ORDERS:
+        if isinstance(order, bool) or not isinstance(order, numbers.Integral) or order not in _ORDERS:
             raise ValueError(invalid("order", "be 0, 1 or 2", order))
         rates = check_array("learning_rates", learning_rates)
+        if not np.isfinite(rates).all():  # as is the minimizer of a parabola that falls without end
+            raise ValueError(invalid("learning_rates", "be finite", learning_rates))
         coefficients = (self.loss, self.slope, self.curvature / 2.0)[: order + 1]
         return np.asarray(np.polynomial.polynomial.polyval(rates, coefficients))
 

@@ -116,10 +116,16 @@ def test_the_orders_are_the_loss_its_tangent_and_its_parabola():
     assert float(expansion.loss_at(0.5)) == 0.5
 
 
-@pytest.mark.parametrize("order", [3, -1, True, 1.5, "2"])
+@pytest.mark.parametrize("order", [3, -1, True, 1.5, 2.0, "2"])
 def test_another_order_is_refused(order):
     with pytest.raises(ValueError, match="`order` must be 0, 1 or 2, got"):
         TaylorExpansion(1.0, -2.0, 4.0).loss_at(0.1, order)
+
+
+def test_a_rate_that_is_not_finite_as_the_minimizer_may_be_has_no_loss():
+    expansion = TaylorExpansion(1.0, -2.0, -4.0)
+    with pytest.raises(ValueError, match="`learning_rates` must be finite, got inf"):
+        expansion.loss_at(expansion.minimizer)
 
 
 def test_an_expansion_holds_finite_numbers_that_cannot_be_changed():

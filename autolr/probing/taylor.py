@@ -26,7 +26,7 @@ logger = logging.getLogger("autolr")
 # NOTE: the step that gives d is this many times as long as the weights, and as the step that it is compared with: it is
 # then rounded by little more than the resolution of d itself.
 _LONG = 10.0
-_TRIES, _LEAP = 4, 1e4  # to find a rate at which the step can be seen in the weights
+_TRIES, _LEAP = 8, 1e4  # to find a rate at which the step can be seen in the weights
 
 # tensor by tensor; ``None`` is zero
 _Vector: TypeAlias = Sequence[torch.Tensor | None]
@@ -41,10 +41,11 @@ class Derivatives(NamedTuple):
 
 
 class _Line(NamedTuple):
-    """The weights that move, and d for each of them."""
+    """The weights that move, d for each of them, and whether the loss has a gradient there."""
 
     weights: Sequence[torch.Tensor]
     steps: Sequence[torch.Tensor]
+    has_gradient: Sequence[bool]
 
 
 class _Products(NamedTuple):
@@ -82,27 +83,29 @@ def differentiate(start: Start, batch: Batch) -> Derivatives:
         batch: The batch.
 
     Raises:
-        ValueError: If the optimizer's steps do not lie on a line, or the loss has no second derivatives.
+        ValueError: If the optimizer's steps do not lie on a line, the loss has no second derivatives, or it hides
+            weights from ``torch.autograd.grad``, as reentrant checkpoints do.
 
     References:
         Pearlmutter (1994). Fast exact multiplication by the Hessian. Neural Computation 6(1).
     """
     start.restore()
     loss = _loss(start, batch)
-    direction = _direction(start, batch) if math.isfinite(loss) else None
-    if direction is None:
+    line = _line(start, batch) if math.isfinite(loss) else None
+    if line is None:
         return Derivatives(loss, math.nan, math.nan)
-    ways = zip(direction.parameters, direction.steps, strict=True)
-    moving = [(weight, step) for weight, step in ways if step is not None]
-    line = _Line([weight for weight, _ in moving], [step for _, step in moving])
-    if not moving:  # the loss is of other weights than the optimizer's
+    if not line.weights:  # the loss is of other weights than the optimizer's
         return Derivatives(loss, 0.0, 0.0)
-    epsilon = max(direction.epsilon, start.objective.epsilon)
+    resolution = max(torch.finfo(weight.dtype).eps for weight in line.weights)
     with _without_hooks(line.weights):
-        products = _forward_over_reverse(start, batch, line, loss, epsilon)
+        products = _forward_over_reverse(start, batch, line, loss, max(resolution, start.objective.epsilon))
         if products is None:
             products = _reverse_over_reverse(start, batch, line)
-    return Derivatives(loss, -_dot(products.gradients, line.steps), _dot(products.curved, line.steps))
+    hidden = [has and g is None for has, g in zip(line.has_gradient, products.gradients, strict=True)]
+    if any(hidden):
+        twice = "have a loss that torch can differentiate twice (checkpoints need use_reentrant=False)"
+        raise ValueError(invalid("model", twice, type(start.objective.model).__name__))
+    return Derivatives(loss, 0.0 - _dot(products.gradients, line.steps), _dot(products.curved, line.steps))
 
 
 def _loss(start: Start, batch: Batch) -> float:
@@ -113,8 +116,8 @@ def _loss(start: Start, batch: Batch) -> float:
     return loss
 
 
-def _direction(start: Start, batch: Batch) -> Direction | None:
-    """Return the direction of the optimizer's step, or ``None`` where it is not finite.
+def _line(start: Start, batch: Batch) -> _Line | None:
+    """Return the line of the optimizer's step, or ``None`` where the step is not finite.
 
     Raises:
         ValueError: If there is no such direction: the steps at two rates do not lie on a line.
@@ -127,6 +130,7 @@ def _direction(start: Start, batch: Batch) -> Direction | None:
     if not direction.is_whole:
         raise ValueError(invalid("optimizer", "hold no sparse parameters", optimizer))
     gradients = direction.gradients(batch)
+    reached = {id(p) for p, g in zip(start.objective.parameters, gradients.values, strict=True) if g is not None}
     weights = length_of(direction.origin)
     largest = min(torch.finfo(weight.dtype).max for weight in direction.parameters) / _LONG**2
     rate = start.learning_rate
@@ -148,7 +152,9 @@ def _direction(start: Start, batch: Batch) -> Direction | None:
     objection = direction.off_line(tried, real, direction.sketches())
     if objection is not None:
         raise ValueError(invalid("optimizer", f"{proportional} ({objection})", optimizer))
-    return direction
+    ways = zip(direction.parameters, direction.steps, strict=True)
+    moving = [(weight, step) for weight, step in ways if step is not None]
+    return _Line([w for w, _ in moving], [step for _, step in moving], [id(w) in reached for w, _ in moving])
 
 
 def _forward_over_reverse(start: Start, batch: Batch, line: _Line, loss: float, epsilon: float) -> _Products | None:

@@ -222,8 +222,16 @@ def test_the_curvature_is_that_of_the_dense_hessian():
     np.testing.assert_allclose(derivatives(case), [float(value) for value in closed], rtol=1e-10)
 
 
-@pytest.mark.parametrize("scale", [1e-6, 1e-3, 1.0, 1e3, 1e6])
-@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-9), (torch.float32, 1e-5), (torch.bfloat16, 0.05)])
+KINDS = [(torch.float64, 1e-9), (torch.float32, 1e-5), (torch.bfloat16, 0.05)]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rtol", "scale"),
+    [
+        *((*kind, scale) for scale in (1e-6, 1e-3, 1.0, 1e3, 1e6) for kind in KINDS),
+        *((torch.float64, 1e-9, scale) for scale in (1e-30, 1e30)),
+    ],
+)
 def test_rounding_does_not_spoil_the_slope(dtype, rtol, scale):
     torch.manual_seed(0)
     model = mlp(dtype)
@@ -374,6 +382,17 @@ def test_a_sparse_parameter_is_refused():
 def test_a_loss_that_torch_cannot_differentiate_twice_is_refused():
     with pytest.raises(ValueError, match=r"`model` must have a loss that torch can differentiate twice \(the deriv"):
         derivatives(model_cases.sparse_embedding())
+
+
+def test_a_loss_that_hides_weights_in_a_reentrant_checkpoint_is_refused():
+    def loss(model, batch):
+        hidden = checkpoint(model[0], batch[0].clone().requires_grad_(), use_reentrant=True)
+        return nn.functional.cross_entropy(model[1:](hidden), batch[1])
+
+    with pytest.raises(
+        ValueError, match=r"`model` must have a loss that .* twice \(checkpoints need use_reentrant=Fal"
+    ):
+        derivatives(make_case(mlp(), loss=loss))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
