@@ -100,9 +100,13 @@ class SecondOrderLR(LRScheduler):
 
         Raises:
             TypeError: If the data has the wrong type.
-            ValueError: As :func:`autolr.taylor_expansion`, but for derivatives that are not finite.
+            ValueError: As :func:`autolr.taylor_expansion`, but for derivatives that are not finite; or if the optimizer
+                has been given other parameter groups.
         """
         if X is not None or Y is not None:
+            if len(self._ratios) != len(self.optimizer.param_groups):
+                groups = f"have the {len(self._ratios)} parameter groups whose ratios the scheduler keeps"
+                raise ValueError(invalid("optimizer", groups, len(self.optimizer.param_groups)))
             rate = self._minimizer(X, Y)
             set_learning_rate(self.optimizer, min(max(rate, self.lr_min), self.lr_max), self._ratios)
         # NOTE: not torch's own step, which warns where no step of the optimizer came before: here the rate comes first

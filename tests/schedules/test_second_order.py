@@ -1,8 +1,11 @@
 """SecondOrderLR sets the minimizer of the expansion, falls back where there is none, and changes nothing else."""
 
+import copy
 import io
 import math
+import pickle
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -245,6 +248,15 @@ def test_an_optimizer_without_a_direction_is_refused(rng):
         scheduler.step(*batch_of(rng))
 
 
+def test_a_group_that_is_added_later_has_no_ratio_and_is_refused(rng):
+    model = network()
+    _, optimizer, scheduler = scheduled(model, optim.SGD(model[0].parameters(), lr=0.1))
+    optimizer.add_param_group({"params": model[2].parameters()})
+    with pytest.raises(ValueError, match=r"`optimizer` must have the 1 parameter groups whose ratios .*, got 2"):
+        scheduler.step(*batch_of(rng))
+    assert scheduler.last_epoch == 0
+
+
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
@@ -275,13 +287,71 @@ def test_what_is_no_batch_is_refused(value):
 
 
 def test_it_can_be_a_part_of_a_sequence_of_torch(rng):
-    model = network()
+    model, batch = network(), batch_of(rng)
     optimizer = optim.SGD(model.parameters(), lr=0.1)
-    warmup = optim.lr_scheduler.LinearLR(optimizer, 0.5, total_iters=2)
+    warmup = optim.lr_scheduler.LinearLR(optimizer, 0.5, total_iters=4)
     second = SecondOrderLR(optimizer, model, nn.CrossEntropyLoss(), **LIMITS)
     sequence = optim.lr_scheduler.SequentialLR(optimizer, [warmup, second], [2])
-    optimizer.step()
-    sequence.step()
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.075)
-    second.step(*batch_of(rng))
-    assert optimizer.param_groups[0]["lr"] != pytest.approx(0.075)
+    rates = []
+    for _ in range(3):
+        optimizer.step()
+        sequence.step()
+        rates += sequence.get_last_lr()
+    assert rates == pytest.approx([0.0625, 0.0625, 0.0625]), "without data the last rate of the warm-up is kept"
+    second.step(*batch)
+    expansion = taylor_expansion(model, nn.functional.cross_entropy, optimizer, *batch, learning_rates=[])
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(expansion.minimizer)
+
+
+def trained(kind, rng, *, rates=None, resume_at=None):
+    """Train with the scheduler, or by hand at rates; return the rates, the weights and the global random state."""
+    X, y = (torch.from_numpy(values) for values in (rng.normal(size=(24, 4)), rng.integers(3, size=24)))
+
+    def begin(lr):
+        model = network(nn.BatchNorm1d(6), nn.Dropout(0.3))
+        optimizer = kind(model.parameters(), lr=lr)
+        return scheduled(model, optimizer) if rates is None else (model, optimizer, None)
+
+    model, optimizer, scheduler = begin(0.01)
+    scaler, used = torch.amp.GradScaler("cpu"), []
+    for step in range(6):
+        if step == resume_at:
+            states = copy.deepcopy([part.state_dict() for part in (model, optimizer, scheduler)])
+            random_state = torch.get_rng_state()
+            model, optimizer, scheduler = begin(0.5)
+            for part, state in zip((model, optimizer, scheduler), states, strict=True):
+                part.load_state_dict(state)
+            torch.set_rng_state(random_state)
+        rows = slice(8 * (step % 3), 8 * (step % 3 + 1))
+        if rates is None:
+            scheduler.step(X[rows], y[rows])
+        else:
+            optimizer.param_groups[0]["lr"] = rates[step]
+        used.append(optimizer.param_groups[0]["lr"])
+        optimizer.zero_grad()
+        scaler.scale(nn.functional.cross_entropy(model(X[rows]), y[rows])).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    return used, torch.cat([p.detach().flatten() for p in model.parameters()]), torch.get_rng_state()
+
+
+@pytest.mark.parametrize("kind", [partial(optim.SGD, momentum=0.9), optim.AdamW], ids=["momentum", "AdamW"])
+def test_a_training_is_bit_for_bit_that_by_hand_at_the_same_rates_and_goes_on_from_its_states(kind):
+    rates, weights, random_state = trained(kind, np.random.default_rng(0))
+    assert len(set(rates)) > 3
+    for options in ({"rates": rates}, {"resume_at": 4}):
+        again = trained(kind, np.random.default_rng(0), **options)
+        assert again[0] == rates
+        assert torch.equal(again[1], weights)
+        assert torch.equal(again[2], random_state)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda whole: pickle.loads(pickle.dumps(whole))])
+def test_a_copy_has_a_model_and_an_optimizer_of_its_own(copied, rng):
+    batch = batch_of(rng)
+    model, optimizer, scheduler = scheduled()
+    other = copied(scheduler)
+    with unchanged(model, optimizer, scheduler=scheduler):
+        other.step(*batch)
+    scheduler.step(*batch)
+    assert other.get_last_lr() == scheduler.get_last_lr() != [0.1]
