@@ -109,9 +109,10 @@ class RangeTest:
             are NaN. ``score``: the slope at the pick, in units of the loss per decade (``"minimum"``: the smoothed
             loss). ``max_stable_lr``: the largest rate before any repeat was seen to diverge, which is late, as the
             smoothed loss follows slowly: an upper bound. ``horizon``: the steps up to the end of the curve. ``doubt``:
-            ``"flat"`` (no row that is kept lies below the first one), ``"wide"`` (the repeats' suggestions span a
-            factor of 100 or more), ``"edge"`` (the pick is the first or the last row that is kept). The regret is not
-            bounded (NaN).
+            ``"flat"`` (no row that is kept lies below the first one), ``"late"`` (the pick comes after the smallest
+            smoothed loss, as where a loss recovers from a rise), ``"wide"`` (the repeats' suggestions span a factor of
+            100 or more), ``"edge"`` (the pick is the first or the last row that is kept). The regret is not bounded
+            (NaN).
 
         Raises:
             TypeError: If a number is no integer.
@@ -145,7 +146,7 @@ class RangeTest:
             at_grid_edge=edge,
             horizon=len(self.history),
             confidence_level=(found.size - 1) / (found.size + 1) if several else 0.0,
-            doubt=_doubt(losses, low, high, edge),
+            doubt=_doubt(losses, pick.row, low, high, edge),
             below_resolution=False,
             caveats=tuple(caveats),
             evidence=self,
@@ -271,7 +272,8 @@ def _kept(curve: pd.DataFrame, rule: Rule, skip_start: int, skip_end: int, setti
     if len(kept) < 2:
         raise NoCandidateError(
             f"At least 2 rows must be left to suggest a rate, got {len(kept)}: of {len(curve)} rows, the first"
-            f" {skip_start} (`skip_start`) and the last {skip_end} (`skip_end`) are skipped."
+            f" {skip_start} (`skip_start`) and the last {skip_end} (`skip_end`) are skipped. Skip fewer, or have more by"
+            " a larger `num_iter` or a lower `start_lr`."
         )
     return kept
 
@@ -282,10 +284,12 @@ def _edge_of(pick: Pick, num_rows: int) -> Literal["low", "high"] | None:
     return "low" if pick.row == 0 else "high"
 
 
-def _doubt(losses: FloatArray, low: float, high: float, edge: str | None) -> Doubt | None:
-    """Return why a rate cannot be told of the losses of the rows that are kept."""
+def _doubt(losses: FloatArray, row: int, low: float, high: float, edge: str | None) -> Doubt | None:
+    """Return why a rate cannot be told of the losses of the rows that are kept, of which ``row`` is picked."""
     if losses.min() >= losses[0]:
         return "flat"
+    if row > losses.argmin():
+        return "late"
     if high >= _TOO_WIDE * low:
         return "wide"
     return "edge" if edge is not None else None
@@ -296,6 +300,11 @@ def _headline(suggestion: Suggestion) -> str:
     words = _WORDS[suggestion.method]
     if suggestion.doubt == "flat":
         return f"I cannot tell: the smoothed loss never falls below where it begins; {words} is at {rate}."
+    if suggestion.doubt == "late":
+        return (
+            f"I cannot tell: {words} is at {rate}, after the smallest smoothed loss, so that it only makes up for a"
+            " rise. Raise `skip_end`, or lower `end_lr`."
+        )
     if suggestion.doubt == "wide":
         return f"I cannot tell: {words} is at {rate}, but runs in other orders are far from it."
     if suggestion.doubt == "edge":

@@ -34,7 +34,7 @@ _TAKES_LEVEL = ("ucb", "variance")
 _TOO_WIDE = 100.0  # a set of best rates that spans this factor does not narrow the rate down
 
 
-Doubt: TypeAlias = Literal["resolution", "flat", "edge", "wide"]
+Doubt: TypeAlias = Literal["resolution", "flat", "edge", "wide", "late"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ class Suggestion:
         doubt: Why the rate cannot be told, or ``None`` where it can: ``"resolution"`` (at no rate does the loss change
             by more than its own rounding), ``"flat"`` (no rate lowers it, with confidence over the whole grid; for the
             median: not the pick), ``"wide"`` (the best set spans a factor of 100 or more), ``"edge"`` (the pick is an
-            end of the grid).
+            end of the grid); ``"late"`` is one of :meth:`RangeTest.suggest`.
         below_resolution: Whether the differentials at the pick are no more than rounding errors of the losses.
         caveats: Sentences on what limits the answer.
         evidence: The result that it came from: a :class:`TuningResult`, or the :class:`SearchResult` of a search, in

@@ -132,6 +132,18 @@ def test_a_curve_that_never_falls_is_flat():
     assert str(suggestion).startswith("I cannot tell: the smoothed loss never falls below where it begins")
 
 
+@pytest.mark.parametrize("end", [3.0, 1.2])
+def test_a_fall_that_only_makes_up_for_a_rise_is_a_doubt(end):
+    # down from 2 to 1, up to 5, and steeply down to 3 or to 1.2, never to 1 again
+    curve = np.interp(np.arange(61), [0, 30, 40, 44, 60], [2.0, 1.0, 5.0, end, end + 1.0])
+    for result in (result_of(curve), result_of(curve, curve)):
+        suggestion = result.suggest()
+        assert RATES[40] < suggestion.learning_rate < RATES[44]
+        assert suggestion.doubt == "late"
+        assert "after the smallest smoothed loss, so that it only makes up for a rise. Raise" in str(suggestion)
+        assert result.suggest(skip_end=31).doubt is None
+
+
 def test_repeats_that_are_far_apart_are_a_doubt():
     suggestion = result_of(fall(-4.4), fall(-1.2)).suggest()
     assert suggestion.doubt == "wide"
@@ -174,6 +186,8 @@ def test_too_few_rows_are_refused():
     with pytest.raises(NoCandidateError, match=r"got 0: of 8 rows, the first 10 .* and the last 5 .* are skipped"):
         result_of(fall(-3.0)[:8]).suggest()
     assert "I cannot tell: At least 2 rows must be left" in str(result_of(fall(-3.0)[:8]))
+    with pytest.raises(NoCandidateError, match="Skip fewer, or have more by a larger `num_iter` or a lower `start_lr`"):
+        result_of(fall(-3.0)[:8]).suggest()
     assert np.isnan(result_of(fall(-3.0)[:8]).suggestions()).all()
 
 
