@@ -284,6 +284,23 @@ def test_what_is_compiled_is_right_and_compiled_no_more_often_than_for_training_
     assert counter.frame_count == counted
 
 
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize("rate", [0.1, torch.tensor(0.1, dtype=F64)], ids=["float", "tensor"])
+def test_a_step_that_is_compiled_is_taken_as_it_was_written(rate, warm):
+    def made():
+        model = seeded(perceptron).to(F64)
+        optimizer = torch.optim.Adam(model.parameters(), lr=rate if isinstance(rate, float) else rate.clone())
+        if warm:
+            loss(model, BATCHES[0]).backward()
+            optimizer.step()
+        return model, optimizer, loss, [model]
+
+    given, counter = made(), CompileCounter()
+    given[1].step = torch.compile(given[1].step, backend=counter)
+    assert_as_by_hand(given, made)
+    assert counter.frame_count == 0
+
+
 class NoDoubles(TorchDispatchMode):
     """A device without float64."""
 

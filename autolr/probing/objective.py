@@ -102,7 +102,7 @@ class Objective:
     @cached_property
     def _is_compiled(self) -> bool:
         """Whether a module is compiled, or a function that the modules and the loss are seen to call."""
-        return any(map(_is_compiled, held_objects(*self.modules(), self._loss_fn, self._compute_loss)))
+        return any(map(is_compiled, held_objects(*self.modules(), self._loss_fn, self._compute_loss)))
 
     @property
     def gradient_obstacle(self) -> str | None:
@@ -382,7 +382,7 @@ def _carried_loss(output: Any) -> Any:
     )
 
 
-def _is_compiled(part: object) -> bool:
+def is_compiled(part: object) -> bool:
     """Return whether this is a scripted or compiled module or function."""
     if isinstance(part, nn.Module):
         return (

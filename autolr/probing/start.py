@@ -10,7 +10,7 @@ import torch
 
 from autolr._typing import Batch
 from autolr.param_groups import set_learning_rate
-from autolr.probing.objective import Objective
+from autolr.probing.objective import Objective, is_compiled
 from autolr.probing.random_state import ForkedRandomness
 from autolr.probing.state import Snapshot
 
@@ -81,7 +81,8 @@ class Start:
         """Take the user's optimizer step with the gradients as they are, at ``learning_rate``; ``None``: at its rates.
 
         An optimizer that needs a closure (LBFGS) is given one that computes loss and gradient on ``batch``; ``keep``
-        is that of :meth:`Objective.gradient` there.
+        is that of :meth:`Objective.gradient` there. A compiled step is taken as it was written: for an empty state,
+        which probes start from again and again, it would be compiled each time.
         """
         if learning_rate is not None:
             set_learning_rate(self.optimizer, learning_rate, self.base, groups=self.groups)
@@ -93,6 +94,9 @@ class Start:
                 return float(self.objective.gradient(batch, keep=keep))
 
             self.optimizer.step(closure)
+        elif is_compiled(self.optimizer.step):
+            with torch.compiler.set_stance("force_eager"):
+                self.optimizer.step()
         else:
             self.optimizer.step()
 
