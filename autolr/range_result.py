@@ -272,8 +272,8 @@ def _kept(curve: pd.DataFrame, rule: Rule, skip_start: int, skip_end: int, setti
     if len(kept) < 2:
         raise NoCandidateError(
             f"At least 2 rows must be left to suggest a rate, got {len(kept)}: of {len(curve)} rows, the first"
-            f" {skip_start} (`skip_start`) and the last {skip_end} (`skip_end`) are skipped. Skip fewer, or have more by"
-            " a larger `num_iter` or a lower `start_lr`."
+            f" {skip_start} (`skip_start`) and the last {skip_end} (`skip_end`) are skipped. Skip fewer, or have"
+            " more by a larger `num_iter` or a lower `start_lr`."
         )
     return kept
 
