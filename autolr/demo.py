@@ -11,10 +11,15 @@ from autolr.tuner import AutoLRTuner
 OPTIMIZERS = ("AdamW", "Adam", "SGD", "RMSprop", "NAdam", "Adagrad", "Adamax", "Adadelta", "RAdam")
 
 
+def network() -> nn.Sequential:
+    """Return a perceptron with one hidden layer, for images of 8 x 8 pixels and ten classes."""
+    return nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
+
+
 def digits(
     optimizer: str = "AdamW", seed: int = 0
 ) -> tuple[nn.Module, nn.Module, torch.optim.Optimizer, tuple[torch.Tensor, torch.Tensor]]:
-    """Return a perceptron with one hidden layer, its loss and optimizer, and the digits that scikit-learn bundles.
+    """Return the network, its loss and optimizer, and the digits that scikit-learn bundles.
 
     Args:
         optimizer: The name of a class of ``torch.optim``.
@@ -35,7 +40,7 @@ def digits(
     X, Y = load_digits(return_X_y=True)
     with torch.random.fork_rng(devices=[]):
         torch.set_rng_state(torch.Generator().manual_seed(seed).get_state())
-        model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
+        model = network()
     made = getattr(torch.optim, optimizer)(model.parameters(), lr=1e-3)
     return model, nn.CrossEntropyLoss(), made, (torch.tensor(X / 16.0, dtype=torch.float32), torch.tensor(Y))
 

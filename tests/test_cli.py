@@ -111,13 +111,44 @@ def test_help_has_an_example(capsys):
         assert "example: autolr demo --optimizer SGD" in " ".join(capsys.readouterr().out.split())
 
 
-def test_without_a_command_the_usage_is_shown(capsys):
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "the following arguments are required: COMMAND (see autolr --help)"),
+        (["demo", "--tool", "guess"], "argument --tool: invalid choice: 'guess' (choose from 'tune', 'find'"),
+        (
+            ["schedules", "--total-steps", "1.5"],
+            "argument --total-steps: invalid int value: '1.5' (see autolr schedules",
+        ),
+    ],
+)
+def test_words_that_cannot_be_read_are_one_line_that_names_the_help(arguments, says, capsys):
     with pytest.raises(SystemExit, match="2"):
-        main([])
-    assert "usage: autolr" in capsys.readouterr().err
+        main(arguments)
+    message = capsys.readouterr().err
+    assert message.startswith(f"autolr: error: {says}")
+    assert message.count("\n") == 1
 
 
-@pytest.mark.parametrize(("tool", "says"), [("find", "for 2000 steps"), ("range-test", "5 runs"), ("taylor", "slope")])
+@pytest.mark.parametrize("command", [[], ["demo"], ["schedules"]])
+def test_the_help_fits_a_terminal_and_shows_the_defaults_that_there_are(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit, match="0"):
+        main([*command, "--help"])
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) < 80
+    assert "default: None" not in text
+
+
+@pytest.mark.parametrize(
+    ("tool", "says"),
+    [
+        ("find", "for 2000 steps"),
+        ("range-test", "5 runs"),
+        ("taylor", "slope"),
+        ("compare", "The best of 3 schedules"),
+    ],
+)
 def test_the_demo_shows_the_other_tools_and_draws_them(tool, says, capsys, tmp_path):
     assert main(["demo", "--tool", tool, "--plot", "tool.png"]) in (0, 1)
     words = capsys.readouterr().out
@@ -133,9 +164,40 @@ def test_a_tool_that_cannot_tell_is_status_1(capsys):
     assert "I cannot tell: At least 2 rows must be left" in capsys.readouterr().out
 
 
-def test_an_option_that_a_tool_does_not_have_is_refused(capsys):
-    assert main(["demo", "--tool", "find", "--json", "lr.json"]) == 2
-    assert capsys.readouterr().err == "autolr: error: --json must be left out with --tool find, got 'lr.json'.\n"
+@pytest.mark.parametrize(
+    ("tool", "option", "value"),
+    [
+        ("find", "--json", "'lr.json'"),
+        ("range-test", "--method", "'median'"),
+        ("taylor", "--lr-min", "0.1"),
+        ("compare", "--num-rates", "3"),
+    ],
+)
+def test_an_option_that_a_tool_does_not_have_is_refused(tool, option, value, capsys):
+    assert main(["demo", "--tool", tool, option, value.strip("'")]) == 2
+    assert capsys.readouterr().err == f"autolr: error: {option} must be left out with --tool {tool}, got {value}.\n"
+
+
+@pytest.mark.parametrize("size", ["-1", "0", "1798"])
+def test_an_expansion_is_of_a_batch_that_there_is(size, capsys):
+    assert main(["demo", "--tool", "taylor", "--batch-size", size]) == 2
+    assert capsys.readouterr().err == f"autolr: error: --batch-size must be from 1 to 1797, got {size}.\n"
+
+
+@pytest.mark.parametrize("path", ["rates", "rates.docx", "."])
+def test_a_picture_that_could_not_be_written_there_is_refused_first(path, capsys, tmp_path):
+    assert main(["schedules", "cosine", "--plot", path]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("autolr: error: --plot must end in .")
+    assert captured.err.endswith(f", got '{path}'.\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_long_table_ends_with_the_last_step(capsys):
+    assert main(["schedules", "cosine", "--total-steps", "100"]) == 0
+    steps = [int(line.split()[0]) for line in capsys.readouterr().out.splitlines()[2:]]
+    assert steps == [*range(0, 100, 4), 99]
 
 
 def test_schedules_are_printed_and_drawn(capsys, tmp_path):
