@@ -19,7 +19,6 @@ from autolr._validation import check_flag, check_integer, check_option, check_re
 from autolr._version import versions
 from autolr.data import DEFAULT_BATCH_SIZE, BatchStream, Data, DatasetRows, Rows, read_whole
 from autolr.probing.held import data_generators
-from autolr.probing.objective import Objective
 from autolr.probing.rising import Point, RangeSchedule, follow, rising_losses, rising_rates
 from autolr.probing.start import Start
 from autolr.probing.trajectory import mean_loss
@@ -193,11 +192,11 @@ def lr_range_test(
             batches = source.batches(repeat)
             evaluate = None
             if validated_on is not None:
-                evaluate = _Validation(start.objective, validated_on, source.batch_size or DEFAULT_BATCH_SIZE)
+                evaluate = _Validation(start, validated_on, source.batch_size or DEFAULT_BATCH_SIZE, check=not repeat)
             losses = rising_losses(
                 start,
                 rates,
-                batches if repeat else _first_checked(batches, start),
+                batches if repeat else _first_checked(batches, start, "training"),
                 accumulation_steps=accumulation_steps,
                 evaluate=evaluate,
             )
@@ -309,20 +308,25 @@ class _Validation:
     The first pass begins with the run, as where a training loop makes its iterators first.
     """
 
-    def __init__(self, objective: Objective, data: Data, size: int) -> None:
-        self._objective, self._begin = objective, partial(all_batches, data, size)
-        self._next: Iterator[Batch] | None = self._begin()
+    def __init__(self, start: Start, data: Data, size: int, *, check: bool) -> None:
+        self._objective, self._begin = start.objective, partial(all_batches, data, size)
+        first = self._begin()
+        self._next: Iterator[Batch] | None = first
+        if check:
+            self._next = _first_checked(first, start, "validation", training=False)
 
     def __call__(self) -> float:
         batches, self._next = self._next or self._begin(), None
         return mean_loss(self._objective, batches, name="val_data")
 
 
-def _first_checked(batches: Iterator[Batch], start: Start) -> Iterator[Batch]:
+def _first_checked(
+    batches: Iterator[Batch], start: Start, name: str, *, training: bool | None = None
+) -> Iterator[Batch]:
     """Yield the batches; the first one is checked, without a trace in the random numbers."""
     for batch in itertools.islice(batches, 1):
         here = start.randomness.state_now()
-        check_batch(start.objective, "training", batch)
+        check_batch(start.objective, name, batch, training=training)
         start.randomness.move_to(here)
         yield batch
     yield from batches

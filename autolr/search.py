@@ -200,6 +200,8 @@ def find_lr(
         )
         batch = partial(_batch, streams, training.accumulation_steps)
         check_batch(objective, "training", batch(0, 0))
+        if judged_on is not None:
+            check_batch(objective, "validation", streams.held_out[0], training=False)
         state = seed_of(entropy, HELD_OUT, 1)
         untrained = _held_out_losses(start, streams.held_out, state)
         steps = {

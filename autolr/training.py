@@ -1,7 +1,7 @@
 """What a user trains with, checked: model, loss, optimizer and device."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from autolr.probing.objective import Objective
 from autolr.probing.random_state import ForkedRandomness
 from autolr.probing.start import Start
 from autolr.probing.state import preserved_state
+from autolr.probing.trajectory import in_mode
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,10 +118,19 @@ class Training:
         }
 
 
-def check_batch(objective: Objective, name: str, batch: Batch) -> None:
-    """Compute a first loss, with the objective's checks; what is raised gets a note that says what the batch was."""
+def check_batch(objective: Objective, name: str, batch: Batch, *, training: bool | None = None) -> None:
+    """Compute a first loss, with the objective's checks; what is raised gets a note that says what the batch was.
+
+    Args:
+        objective: The loss.
+        name: What the batch is for.
+        batch: The batch.
+        training: The mode of all modules, which are then put back to where they are; ``None``: as they are, which
+            leaves them as they were handed over.
+    """
     whole = "" if objective.is_stated else "; with neither loss_fn nor compute_loss, the model is given all of it"
-    with noted(f"the first {name} batch", batch, whole):
+    mode = nullcontext() if training is None else in_mode(objective, training)
+    with noted(f"the first {name} batch", batch, whole), mode:
         objective.check(batch)
 
 
@@ -211,6 +221,9 @@ def _device(device: torch.device | str | None, parameter: torch.Tensor) -> torch
         found = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise ValueError(invalid("device", "be a torch device, such as 'cpu' or 'cuda:0'", device)) from error
-    if found.type not in ("cpu", "meta") and not torch.get_device_module(found).is_available():
+    if found.type in ("cpu", "meta"):
+        return found
+    module = getattr(torch, found.type, None)  # of some devices, torch knows the name only
+    if module is None or not module.is_available():
         raise ValueError(invalid("device", "be available on this machine", device))
     return found

@@ -346,11 +346,12 @@ def test_a_wrong_argument_is_refused_in_one_sentence(options, error, message):
         range_of(**options)
 
 
-def test_a_mistake_in_the_first_batch_is_explained():
+@pytest.mark.parametrize(("option", "name"), [("data", "training"), ("val_data", "validation")])
+def test_a_mistake_in_the_first_batch_is_explained(option, name):
     X, Y = regression()
     with pytest.raises(ValueError, match="must compare output and target of one shape") as raised:
-        range_of(data=(X, Y[:, 0]), loss_fn=lambda output, target: (output - target).square().mean())
-    assert "raised by the first training batch" in raised.value.__notes__[0]
+        range_of(**{option: (X, Y[:, 0])}, loss_fn=lambda output, target: (output - target).square().mean())
+    assert f"raised by the first {name} batch" in raised.value.__notes__[0]
 
 
 def test_a_progress_bar_counts_the_iterations_of_all_repeats(capsys, monkeypatch):

@@ -631,6 +631,13 @@ def test_what_the_first_batch_raises_says_what_the_batch_was():
     assert raised.value.__notes__ == ["autolr: raised by the first training batch, (float32 [32, 3], float32 [32, 1])."]
 
 
+def test_a_loss_that_broadcasts_on_the_data_to_judge_by_is_refused():
+    X, Y = regression()
+    with pytest.raises(ValueError, match="`loss_fn` must compare output and target of one shape") as raised:
+        found(val_data=(X, Y[:, 0]), loss_fn=lambda output, target: ((output - target) ** 2).mean())
+    assert raised.value.__notes__[0].startswith("autolr: raised by the first validation batch")
+
+
 def test_swapped_arguments_are_refused():
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -60,6 +60,7 @@ def sgd(model):
         ({"optimizer": sgd(nn.Linear(1, 1))}, ValueError, "`optimizer` must hold trainable parameters of `model`"),
         ({"device": "abacus"}, ValueError, "`device` must be a torch device, such as 'cpu' or 'cuda:0', got 'abacus'"),
         ({"device": "cuda:7"}, ValueError, "`device` must be available on this machine, got 'cuda:7'"),
+        ({"device": "opengl"}, ValueError, "`device` must be available on this machine, got 'opengl'"),
         ({"rng": 1.5}, TypeError, r"`rng` must be an integer, a numpy.random.Generator or None, got 1\.5"),
         ({"rng": -1}, ValueError, "`rng` must be at least 0, got -1"),
     ],

@@ -1,5 +1,6 @@
 """compare_schedules: training under several schedules from the same starts, on the same batches."""
 
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -174,6 +175,9 @@ def compare_schedules(
                     if repeat == 0:
                         _try_schedulers(start, options, learning_rate, num_epochs * batches.per_epoch)
                     check_batch(start.objective, "training", batches.batch(repeat, 0))
+                    if repeat == 0 and val_data is not None:
+                        for batch in itertools.islice(batches.judged(), 1):
+                            check_batch(start.objective, "validation", batch, training=False)
                     for number, (label, chosen) in enumerate(options.items()):
                         run = Run(start, batches, repeat, entropy)
                         run.train(chosen, learning_rate, num_epochs, advance=bar.update)

@@ -229,7 +229,7 @@ def test_the_modes_are_changed_once_for_all_that_a_run_is_judged_on():
             return super().train(mode)
 
     compare(lambda: Model(4, 1), val_data=[(X, Y) for X, Y in [regression()] * 7], num_repeats=2)
-    assert changes == [False] * 4
+    assert changes == [False] * (1 + 4)  # and once for a check of the first batch
 
 
 class Observations(Dataset):
@@ -617,6 +617,9 @@ def test_a_loss_that_broadcasts_is_refused():
     X, Y = regression()
     with pytest.raises(ValueError, match="`loss_fn` must compare output and target of one shape"):
         compare(data=(X, Y[:, 0]), loss_fn=lambda output, target: ((output - target) ** 2).mean())
+    with pytest.raises(ValueError, match="`loss_fn` must compare output and target of one shape") as raised:
+        compare(val_data=(X, Y[:, 0]), loss_fn=lambda output, target: ((output - target) ** 2).mean())
+    assert "autolr: raised by the first validation batch" in raised.value.__notes__[0]
 
 
 def test_no_warning_comes_from_a_whole_comparison():
