@@ -316,7 +316,6 @@ class Branches(nn.Linear):
     ("make", "reason"),
     [
         (lambda: make_case(Branches(5, 3)), "RuntimeError: "),
-        (lambda: transformer(dropout=0.2), "the losses at "),  # attention draws other masks under torch.vmap
         (model_cases.clipping_hook, "SGD is not known to be linear"),
     ],
 )
@@ -330,6 +329,14 @@ def test_what_steps_aside_is_trained_by_real_steps(make, reason, engine, level, 
     assert f"batched stepped aside: {reason}" in found.engine_reason
     assert [record.levelno for record in caplog.records] == [level]
     assert "The rates are trained one after the other: " in caplog.text
+
+
+def test_masks_that_are_others_side_by_side_are_seen():
+    torch.manual_seed(1)
+    real, found = rows_of(transformer(dropout=0.2), "batched", num_rows=2)  # attention draws others under torch.vmap
+    assert found.engine == "step"
+    assert "batched stepped aside: the losses at " in found.engine_reason
+    np.testing.assert_array_equal(found.loss_post, real.loss_post)
 
 
 @pytest.mark.parametrize(("num_rows", "num_rates"), [(7, 24), (8, 19)])
