@@ -13,7 +13,7 @@ import torch
 
 from autolr._text import format_rate
 from autolr._typing import Method
-from autolr._validation import check_real
+from autolr._validation import check_integer, check_real
 from autolr._version import __version__
 from autolr.errors import NoCandidateError
 from autolr.grids import log_grid
@@ -136,6 +136,9 @@ def _demo(options: argparse.Namespace) -> int:
 
     torch.set_num_threads(1)  # a network as small as the demo's gains nothing by more, and waits for busy cores
     _check_plot(options)
+    check_real("--lr-max", options.lr_max, above=check_real("--lr-min", options.lr_min, above=0.0))
+    for name, minimum in (("num_rates", 2), ("num_subsamples", 2), ("batch_size", 1), ("seed", 0)):
+        check_integer(_flag(name), getattr(options, name), minimum=minimum)
     if options.optimizer not in demo.OPTIMIZERS:
         raise ValueError(f"--optimizer must be one of {', '.join(demo.OPTIMIZERS)}, got {options.optimizer!r}.")
     if options.tool != "tune":
@@ -150,13 +153,17 @@ def _demo(options: argparse.Namespace) -> int:
     return _report(result, options, _words(options))
 
 
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 def _show(options: argparse.Namespace) -> int:
     """Print what another tool says of the demonstration's network, and draw it."""
     defaults = _tuning_options()
     for name in _NOT_OF[options.tool]:
         if getattr(options, name) != defaults.get_default(name):
-            flag, value = f"--{name.replace('_', '-')}", getattr(options, name)
-            raise ValueError(f"{flag} must be left out with --tool {options.tool}, got {value!r}.")
+            value = getattr(options, name)
+            raise ValueError(f"{_flag(name)} must be left out with --tool {options.tool}, got {value!r}.")
     try:
         shown = _shown(options)
     except NoCandidateError as error:
@@ -186,8 +193,8 @@ def _shown(options: argparse.Namespace) -> Suggestion | TaylorExpansion | Schedu
         made = demo.network, loss_fn, type(optimizer), train
         return compare_schedules(*made, schedules=names, batch_size=size, rng=seed, **runs)
     if options.tool == "taylor":
-        if not 1 <= size <= len(X):
-            raise ValueError(f"--batch-size must be from 1 to {len(X)}, got {size}.")
+        if size > len(X):
+            raise ValueError(f"--batch-size must be at most {len(X)}, got {size}.")
         return taylor_expansion(model, loss_fn, optimizer, X[:size], Y[:size], rng=seed)
     rates = {"start_lr": options.lr_min, "end_lr": options.lr_max, "num_iter": options.num_rates}
     test = lr_range_test(model, loss_fn, optimizer, (X, Y), batch_size=size, num_repeats=5, rng=seed, **rates)

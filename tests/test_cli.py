@@ -65,8 +65,11 @@ def test_a_method_for_which_no_rate_qualifies_is_status_1(capsys):
     ("arguments", "text"),
     [
         (["--optimizer", "Magic"], "--optimizer must be one of AdamW, Adam, SGD"),
-        (["--lr-min", "-1"], "`low` must be finite and above 0, got -1.0."),
-        (["--num-subsamples", "1"], "`num_subsamples` must be at least 2, got 1."),
+        (["--lr-min", "-1"], "`--lr-min` must be finite and above 0, got -1.0."),
+        (["--lr-max", "1e-5"], "`--lr-max` must be finite and above 0.0001, got 1e-05."),
+        (["--num-rates", "1"], "`--num-rates` must be at least 2, got 1."),
+        (["--num-subsamples", "1"], "`--num-subsamples` must be at least 2, got 1."),
+        (["--seed", "-1"], "`--seed` must be at least 0, got -1."),
         (["--batch-size", "5000"], "`batch_size` must be at most 898"),
         (["--plot", "nowhere/x.png"], "--plot must name a file in an existing folder, got 'nowhere/x.png'."),
         (["--plot", "x.docx"], "docx"),
@@ -178,10 +181,12 @@ def test_an_option_that_a_tool_does_not_have_is_refused(tool, option, value, cap
     assert capsys.readouterr().err == f"autolr: error: {option} must be left out with --tool {tool}, got {value}.\n"
 
 
-@pytest.mark.parametrize("size", ["-1", "0", "1798"])
-def test_an_expansion_is_of_a_batch_that_there_is(size, capsys):
+@pytest.mark.parametrize(
+    ("size", "says"), [("-1", "`--batch-size` must be at least 1"), ("1798", "--batch-size must be at most 1797")]
+)
+def test_an_expansion_is_of_a_batch_that_there_is(size, says, capsys):
     assert main(["demo", "--tool", "taylor", "--batch-size", size]) == 2
-    assert capsys.readouterr().err == f"autolr: error: --batch-size must be from 1 to 1797, got {size}.\n"
+    assert capsys.readouterr().err == f"autolr: error: {says}, got {size}.\n"
 
 
 @pytest.mark.parametrize("path", ["rates", "rates.docx", "."])
