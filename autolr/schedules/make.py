@@ -75,8 +75,9 @@ def make_scheduler(
             an entry for each group.
 
     Returns:
-        The attached scheduler; with a warm-up, a :class:`~torch.optim.lr_scheduler.SequentialLR`.
-        :func:`rebase_scheduler` moves it to another rate.
+        The attached scheduler; with a warm-up, a :class:`~torch.optim.lr_scheduler.SequentialLR`, which has no
+        ``base_lrs`` of its own: its parts have, and the groups have ``initial_lr``. :func:`rebase_scheduler` moves it
+        to another rate.
 
     Raises:
         TypeError: If an argument has the wrong type, or the schedule has no such option.

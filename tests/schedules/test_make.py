@@ -95,6 +95,19 @@ def snapshot(optimizer):
 
 
 @pytest.mark.parametrize(("name", "warmup"), CASES)
+def test_it_is_a_scheduler_of_torch_whose_base_rates_are_those_that_were_asked_for(name, warmup):
+    optimizer = make_optimizer()
+    scheduler = make(optimizer, name, warmup)
+    assert type(scheduler).__module__ == "torch.optim.lr_scheduler"
+    parts = [part for part in getattr(scheduler, "_schedulers", [scheduler]) if hasattr(part, "base_lrs")]
+    key = "max_lr" if name == "onecycle" else "initial_lr"  # a cycle starts below its peak
+    base = [group[key] for group in optimizer.param_groups]
+    assert base == pytest.approx([BASE, RATIO * BASE])
+    assert all(part.base_lrs == [group["initial_lr"] for group in optimizer.param_groups] for part in parts)
+    assert len(parts) == (0 if name == "plateau" else 2 if warmup else 1)
+
+
+@pytest.mark.parametrize(("name", "warmup"), CASES)
 def test_each_rate_is_the_closed_form_in_every_group(name, warmup):
     optimizer = make_optimizer()
     trace = run(optimizer, make(optimizer, name, warmup))
