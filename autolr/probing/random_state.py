@@ -177,8 +177,8 @@ class ForkedRandomness:
     def leave_numpy_if_unused(self) -> None:
         """After a first loss of a row: rewind NumPy from now on only if that loss drew from it.
 
-        NumPy's generator takes ten times as long to set as the others, which a small model would feel. Whether the row
-        could do without is known at its end: see :meth:`numpy_is_unused`.
+        Most losses draw from none but torch's, which is the fastest to set. Whether the row could do without NumPy's
+        is known at its end: see :meth:`numpy_is_unused`.
         """
         self._rewind_numpy = not self.numpy_is_unused()
 
