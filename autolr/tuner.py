@@ -160,9 +160,10 @@ class AutoLRTuner:
                 on a subsample that gave none of the row's gradients (``"subsample"``: on that of the first step). Where
                 observations are too few for disjoint subsamples, the steps go through shuffled epochs of the others.
                 What the first steps see does not depend on how many follow; only a partition, a loader or an iterable
-                is used up faster by longer rows. Several steps are real ones, or those of a training at many rates
-                side by side that is verified against them (``"batched"``, and ``"auto"`` where that is faster): equal
-                to a millionth of the loss, but where a training amplifies its own rounding errors.
+                is used up faster by longer rows. Several steps are real ones. With ``engine="batched"``, and with
+                ``"auto"`` for models in double precision where that is faster, many rates are trained side by side,
+                which is verified against real steps: equal to a millionth of the loss, but (in single precision) where
+                a training amplifies its own rounding errors.
             warmup_steps: Gradient evaluations that feed the optimizer's moments, the weights held still, before
                 probing; the same for all rows. Refused for optimizers that keep the rate in their state.
             engine: ``"step"``: the real optimizer step at every rate, the reference. ``"line"``: one real step, then

@@ -317,3 +317,18 @@ def test_the_verdict_where_steps_lower_nothing():
 def test_the_bar_counts_rows(data, capsys):
     tuned(data, horizon=3, progress=True)
     assert "/4 " in capsys.readouterr().err
+
+
+def test_a_model_in_single_precision_is_trained_by_real_steps_unless_more_rates_at_once_are_asked_for():
+    X = torch.randn(400, 3, generator=torch.Generator().manual_seed(0))
+    options = {"learning_rates": log_grid(1e-4, 1e-2, 24), "num_subsamples": 10, "horizon": 2}
+    results = {}
+    for engine in ("step", "auto", "batched"):
+        model = nn.Linear(3, 1, bias=False)
+        nn.init.zeros_(model.weight)
+        tuner = AutoLRTuner(model, nn.MSELoss(), torch.optim.SGD(model.parameters(), lr=0.1), rng=0)
+        results[engine] = tuner.tune(X, X.sum(1, keepdim=True), engine=engine, **options)
+    assert [result.settings["engine"] for result in results.values()] == ["step", "step", "batched"]
+    losses = [result.differentials.loss_post for result in results.values()]
+    np.testing.assert_array_equal(losses[0], losses[1])
+    np.testing.assert_allclose(losses[0], losses[2], rtol=1e-6)

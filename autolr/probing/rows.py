@@ -100,7 +100,7 @@ def probe_rows(
     if engine == "step":
         return probe(reference, engine="step", reason="asked for")
     if horizons[-1] > 1 and seed is not None:
-        if engine == "batched" or (engine == "auto" and is_worth_it(len(rows), len(learning_rates))):
+        if engine == "batched" or (engine == "auto" and is_worth_it(start, len(rows), len(learning_rates))):
             trajectories = TrajectoryRows(start, learning_rates, horizons, seed, engine)
             return _probe_side_by_side(trajectories, first, probe, reference, draw=draw, rows=rows)
         reason = "several steps are real steps"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import numpy as np
+import torch
 
 from autolr._typing import Batch, EngineName, FloatArray, IntArray
 from autolr.probing.contest import Contest
@@ -34,9 +35,14 @@ _HOPELESS = 2.0
 RowSeed = Callable[[int, int], np.random.SeedSequence]
 
 
-def is_worth_it(num_rows: int, num_rates: int) -> bool:
-    """Return whether so many rows of so many rates can be faster side by side, with all that it takes to be sure."""
-    return num_rates >= _FEWEST_RATES and num_rows >= _FEWEST_ROWS
+def is_worth_it(start: Start, num_rows: int, num_rates: int) -> bool:
+    """Return whether so many rows of so many rates can be faster side by side, with all that it takes to be sure.
+
+    In single precision it is not tried without being asked for: rounding that a training amplifies can exceed a
+    millionth of the loss, between the rates at which a row is compared.
+    """
+    exact = all(parameter.dtype == torch.float64 for parameter in start.objective.parameters)
+    return exact and num_rates >= _FEWEST_RATES and num_rows >= _FEWEST_ROWS
 
 
 class TrajectoryRows:
