@@ -1,6 +1,6 @@
 """The objective of a probe: (model, batch) -> scalar loss, however the user states it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
 from types import FunctionType
@@ -10,13 +10,14 @@ import torch
 from torch import nn
 
 from autolr._typing import Autocast, Batch, Clip, ComputeLoss, LossFunction
-from autolr._validation import describe, invalid
+from autolr._validation import invalid
 from autolr.batches import MicroBatches, map_tensors
 from autolr.probing.backward import backward_by_all, has_own_functions
 from autolr.probing.held import held_modules, held_objects
-from autolr.probing.mistakes import integers_refused, refuse_broadcast
+from autolr.probing.mistakes import integers_refused
 from autolr.probing.random_state import capture_random_state
 from autolr.probing.state import Snapshot, distinct_entries
+from autolr.probing.stated import stated_loss
 
 _Context = AbstractContextManager[object]
 _Points = Any  # a tensor, or a list of tensors
@@ -326,60 +327,14 @@ class Objective:
         if isinstance(batch, MicroBatches):
             return torch.stack([self._scalar(part, check_broadcast=check_broadcast) for part in batch]).mean()
         with _PLAIN if self._autocast is None else self._autocast():
-            return self._loss(batch, check_broadcast=check_broadcast)
-
-    def _loss(self, batch: Batch, *, check_broadcast: bool) -> torch.Tensor:
-        torch.clear_autocast_cache()  # of weights that have moved since, where the caller is within autocast
-        if self._writes_batch:
-            batch = map_tensors(torch.Tensor.clone, batch)
-        if self._compute_loss is not None:
-            loss = self._compute_loss(self.model, batch)
-        elif self._loss_fn is not None:
-            x, y = _pair(batch)
-            output = self.model(x)
-            loss = self._loss_fn(output, y)
-            if check_broadcast:
-                refuse_broadcast(self._loss_fn, output, y, loss)
-        else:
-            loss = _carried_loss(_call(self.model, batch))
-        name = "compute_loss" if self._loss_fn is None else "loss_fn"
-        if not isinstance(loss, torch.Tensor) or not loss.is_floating_point():
-            raise TypeError(invalid(name, "return a tensor of floats", loss))
-        if loss.ndim != 0:
-            raise ValueError(invalid(name, "return a scalar, the mean over the observations", tuple(loss.shape)))
-        return loss
+            torch.clear_autocast_cache()  # of weights that have moved since, where the caller is within autocast
+            if self._writes_batch:
+                batch = map_tensors(torch.Tensor.clone, batch)
+            return stated_loss(self.model, self._loss_fn, self._compute_loss, batch, check_broadcast=check_broadcast)
 
 
 def _num_parts(batch: Batch) -> int:
     return len(batch) if isinstance(batch, MicroBatches) else 1
-
-
-def _pair(batch: Batch) -> tuple[Any, Any]:
-    if isinstance(batch, (tuple, list)) and len(batch) == 2:
-        return batch[0], batch[1]
-    kind = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, (tuple, list)) else type(batch).__name__
-    raise TypeError(
-        f"`loss_fn` must be given batches (x, y), got a {kind}: pass Y, or use compute_loss(model, batch) instead."
-    )
-
-
-def _call(model: nn.Module, batch: Batch) -> Any:
-    if isinstance(batch, Mapping):
-        return model(**batch)
-    if isinstance(batch, (tuple, list)):
-        return model(*batch)
-    return model(batch)
-
-
-def _carried_loss(output: Any) -> Any:
-    if isinstance(output, Mapping) and "loss" in output:
-        return output["loss"]
-    if getattr(output, "loss", None) is not None:
-        return output.loss
-    raise TypeError(
-        "`loss_fn` or `compute_loss` must be given, unless the model's output carries `.loss`,"
-        f" got an output {describe(type(output).__name__)}."
-    )
 
 
 def is_compiled(part: object) -> bool:
