@@ -60,6 +60,9 @@ def _step_and_hold(
 def _tensors(value: object) -> list[torch.Tensor]:
     """Return copies of all numbers in an optimizer's state, in its order."""
     if isinstance(value, torch.Tensor):
+        if value.is_sparse:  # momentum of sparse gradients
+            entries = value.detach().coalesce()
+            return [entries.indices().clone(), entries.values().clone()]
         return [value.detach().clone()]
     if isinstance(value, (float, int)):
         return [torch.tensor(value, device="cpu", dtype=torch.float64)]
