@@ -61,7 +61,6 @@ class LineProbe:
         """
         start = self._start
         gradients = self._direction.gradients(batch)
-        start.randomness.leave_numpy_if_unused()
         if not self._take(gradients):
             return self._by_steps(batch, evaluation_batch)
         frozen = [weight._version for weight in self._frozen]
@@ -70,8 +69,6 @@ class LineProbe:
             start.objective.expect_changes()
             return self._by_steps(batch, evaluation_batch)
         if frozen != [weight._version for weight in self._frozen]:
-            return self._by_steps(batch, evaluation_batch)
-        if not (start.randomness.rewinds_numpy or start.randomness.numpy_is_unused()):
             return self._by_steps(batch, evaluation_batch)
         return float(loss_pre), np.where(np.isfinite(loss_post), loss_post, np.inf)
 
@@ -149,5 +146,4 @@ class LineProbe:
         return not real or direction.off_line(self._check_rate, real, direction.sketches()) is None
 
     def _by_steps(self, batch: Batch, evaluation_batch: Batch) -> tuple[float, FloatArray]:
-        self._start.randomness.rewind_numpy_too()
         return probe_by_steps(self._start, self._learning_rates, batch, evaluation_batch)

@@ -106,7 +106,6 @@ class ForkedRandomness:
         access = [state_access(generator) for generator in self._generators]
         self._gets, self._puts = [get for get, _ in access], [put for _, put in access]
         self._states: dict[Any, RandomState] = {}
-        self._rewind_numpy = True
 
     def state_of(self, seed: np.random.SeedSequence) -> RandomState:
         """Return a state of all generators that is made of ``seed`` alone; nothing is moved."""
@@ -120,7 +119,7 @@ class ForkedRandomness:
     def _make_state(self, seed: np.random.SeedSequence) -> RandomState:
         high, low = map(int, seed.generate_state(2))
         torch_seed = high << 32 | low
-        # NOTE: a seed sequence takes twenty times as long for so many words
+        # a seed sequence takes twenty times as long for so many words, and NumPy as much longer to be set by an array
         key = np.random.PCG64(seed).random_raw(312).view(np.uint32).tolist()
         own = []
         for index, generator in enumerate(self._generators):
@@ -153,11 +152,10 @@ class ForkedRandomness:
 
     def fork(self, seed: np.random.SeedSequence) -> None:
         """Move all generators to a state made of ``seed`` alone; :meth:`rewind` goes back to it."""
-        self._rewind_numpy = True
         self.move_to(self.state_of(seed))
 
     def move_to(self, state: RandomState) -> None:
-        """Move all generators to a state, NumPy's only as :meth:`rewind` does; :meth:`rewind` goes back to it."""
+        """Move all generators to a state; :meth:`rewind` goes back to it."""
         self._state = state
         self.rewind()
 
@@ -168,34 +166,9 @@ class ForkedRandomness:
         for device, device_state in zip(self._devices, state.on_devices, strict=True):
             _set_device_state(device, device_state)
         random.setstate(state.python)
-        if self._rewind_numpy:
-            np.random.set_state(state.numpy)  # noqa: NPY002
-            self._numpy_key = state.numpy["state"]["key"]
+        np.random.set_state(state.numpy)  # noqa: NPY002
         for put, own in zip(self._puts, state.own, strict=True):
             put(own)
-
-    def leave_numpy_if_unused(self) -> None:
-        """After a first loss of a row: rewind NumPy from now on only if that loss drew from it.
-
-        Most losses draw from none but torch's, which is the fastest to set. Whether the row could do without NumPy's
-        is known at its end: see :meth:`numpy_is_unused`.
-        """
-        self._rewind_numpy = not self.numpy_is_unused()
-
-    def numpy_is_unused(self) -> bool:
-        """Return whether nothing has been drawn from NumPy's generator since it was last set."""
-        state: Any = np.random.get_state(legacy=False)  # noqa: NPY002
-        # after every 624 draws there is another key at the same position: its first word tells
-        return bool(state["state"]["pos"] == 624 and state["state"]["key"][0] == self._numpy_key[0])
-
-    @property
-    def rewinds_numpy(self) -> bool:
-        """Whether :meth:`rewind` includes NumPy's generator."""
-        return self._rewind_numpy
-
-    def rewind_numpy_too(self) -> None:
-        """Include NumPy's generator in :meth:`rewind` again."""
-        self._rewind_numpy = True
 
 
 def _get_device_state(device: torch.device) -> torch.Tensor:

@@ -109,7 +109,6 @@ class Stack:
         """
         seed, losses = cache(seed), []
         self._start.restore()
-        self._start.randomness.rewind_numpy_too()
         done = 0
         while done < len(rates):
             left = len(rates) - done

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import cache
 
 import numpy as np
 
@@ -168,17 +168,11 @@ def probe_by_trajectories(
     Returns:
         The loss before, and the losses after, shape ``(K, H)``; ``inf`` where a rate diverged.
     """
-    seed, randomness = cache(seed), start.randomness
+    seed = cache(seed)
     trajectory = Trajectory(start, seed)
     trajectory.begin()
-    randomness.rewind_numpy_too()
     loss_pre = trajectory.loss(evaluation_batch, seed(0))
-    record = partial(_record, trajectory, learning_rates, horizons, batches, evaluation_batch, seed(0))
-    randomness.leave_numpy_if_unused()
-    loss_post = record()
-    if not (randomness.rewinds_numpy or randomness.numpy_is_unused()):
-        randomness.rewind_numpy_too()
-        loss_post = record()
+    loss_post = _record(trajectory, learning_rates, horizons, batches, evaluation_batch, seed(0))
     start.restore()
     return loss_pre, loss_post
 

@@ -2,7 +2,6 @@
 
 import random
 from collections import OrderedDict, deque
-from functools import partial
 
 import numpy as np
 import pytest
@@ -146,20 +145,6 @@ def test_a_state_taken_between_two_draws_is_gone_back_to():
         first = draws()
         randomness.move_to(here)
         assert draws() == first
-        restore()
-
-
-def test_numpy_is_left_alone_after_a_loss_that_did_not_draw_from_it():
-    with unchanged(nn.Identity()):
-        restore = capture_random_state([])
-        randomness = ForkedRandomness([])
-        whole = partial(np.random.rand, 312)  # all of the words that the generator has at hand
-        cases = ((lambda: None, False), (np.random.standard_normal, True), (np.random.rand, True), (whole, True))
-        for draw, rewinds in cases:
-            randomness.fork(np.random.SeedSequence(0))
-            draw()
-            randomness.leave_numpy_if_unused()
-            assert randomness.rewinds_numpy is rewinds
         restore()
 
 
