@@ -108,7 +108,7 @@ def _undecided(settings: Settings) -> str:
 def _of_the_rows(result: "TuningResult") -> Sequence[tuple[bool, str]]:
     settings, num_rows = result.settings, result.differentials.num_subsamples
     asked = settings.get("num_subsamples", num_rows)
-    out_of_time = bool(settings.get("out_of_time"))
+    out_of_time, interrupted = bool(settings.get("out_of_time")), bool(settings.get("interrupted"))
     decided = bool(settings.get("adaptive")) and settings.get("stop") != "ended"
     drawn = num_rows * int(result.differentials.horizons[-1]) * (settings.get("batch_size") or 0)
     drawn *= settings.get("accumulation_steps", 1)
@@ -124,8 +124,9 @@ def _of_the_rows(result: "TuningResult") -> Sequence[tuple[bool, str]]:
     num_lost = settings.get("num_batches_lost", 0)
     return [
         (out_of_time, f"The time budget ended after {num_rows} of {asked} subsamples."),
+        (interrupted, f"The tuning was interrupted after {num_rows} of {asked} subsamples."),
         (
-            num_rows < asked and not out_of_time and not decided,
+            num_rows < asked and not (out_of_time or interrupted or decided),
             f"The data ended after {num_rows} of {asked} subsamples.",
         ),
         (

@@ -1,7 +1,7 @@
 """A plan carried out: everything preserved, its rows probed, the losses made into a result."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NoReturn
@@ -19,7 +19,7 @@ from autolr.differentials import LossDifferentials
 from autolr.interpolation_error import TOLERANCE, share_left
 from autolr.plan import Plan
 from autolr.probing.objective import Objective
-from autolr.probing.rows import ProbedRows, probe_row, probe_rows
+from autolr.probing.rows import FinishedRows, ProbedRows, probe_row, probe_rows
 from autolr.probing.start import Start
 from autolr.probing.state import Snapshot
 from autolr.probing.warmup import warm_up
@@ -28,7 +28,14 @@ from autolr.sparse import probe_sparsely
 from autolr.training import Training, check_batch
 
 
-def measure(plan: Plan, training: Training, rows: range, *, before: TuningResult | None = None) -> TuningResult:
+def measure(
+    plan: Plan,
+    training: Training,
+    rows: range,
+    *,
+    before: TuningResult | None = None,
+    keep: Callable[[TuningResult], object],
+) -> TuningResult:
     """Probe the rows of a plan with everything preserved, and return them as a result.
 
     Args:
@@ -36,34 +43,58 @@ def measure(plan: Plan, training: Training, rows: range, *, before: TuningResult
         training: What the user trains with; it ends as it began.
         rows: The numbers of the rows.
         before: The rows that these extend; the first of them is probed again, to see whether something has changed.
+        keep: Called with the rows that are finished where Ctrl-C ends them, if they are enough and all of their rates
+            were to be probed; the interrupt is then raised.
 
     Raises:
         ValueError: If the data gives fewer than two rows, or none to add; a loss before the step is not finite; or the
             rows before were those of another model, optimizer or data.
     """
-    began = time.perf_counter()
-    with training.preserved(plan.generators, plan.row_generators) as start:
-        objective, randomness = start.objective, start.randomness
-        draw = partial(plan.draw, randomness)
-        _check_batches(objective, draw(rows[0]) or ())
-        if plan.warmup_steps:
-            warm_up(start, plan.warmup_batches(randomness), plan.warmup_steps)
-            start = replace(start, snapshot=Snapshot(*start.objects()))
-        if before is not None:
-            _check_unchanged(start, plan, draw(0), before.differentials)
-        deadline = None if plan.time_budget is None else began + plan.time_budget
-        with progress_bar(plan.progress, len(rows), "subsamples") as bar:
-            probe = partial(
-                _probe_rows,
-                start,
-                draw=draw,
-                horizons=plan.horizons,
-                seed=plan.seed,
-                deadline=deadline,
-                progress=partial(_advance, bar, rows.start),
-            )
-            probed, interpolated, told = _probe_as_planned(plan, probe, rows, before, objective.epsilon)
+    began, finished = time.perf_counter(), FinishedRows()
+    try:
+        with training.preserved(plan.generators, plan.row_generators) as start:
+            objective, randomness = start.objective, start.randomness
+            draw = partial(plan.draw, randomness)
+            _check_batches(objective, draw(rows[0]) or ())
+            if plan.warmup_steps:
+                warm_up(start, plan.warmup_batches(randomness), plan.warmup_steps)
+                start = replace(start, snapshot=Snapshot(*start.objects()))
+            if before is not None:
+                _check_unchanged(start, plan, draw(0), before.differentials)
+            deadline = None if plan.time_budget is None else began + plan.time_budget
+            with progress_bar(plan.progress, len(rows), "subsamples") as bar:
+                probe = partial(
+                    _probe_rows,
+                    start,
+                    draw=draw,
+                    horizons=plan.horizons,
+                    seed=plan.seed,
+                    deadline=deadline,
+                    progress=partial(_advance, bar, rows.start),
+                    finished=finished,
+                )
+                probed, interpolated, told = _probe_as_planned(plan, probe, rows, before, objective.epsilon)
+    except KeyboardInterrupt:
+        num_rows = len(finished.loss_pre)
+        if num_rows >= (2 if before is None else 1) and not (plan.adaptive or plan.interpolate):
+            probed = finished.probed("interrupted before the last row was verified")
+            keep(_as_result(plan, training, objective, rows, probed, _none(plan, probed), began, interrupted=True))
+        raise
     _check_rows(plan, len(probed.loss_pre), is_first=before is None)
+    return _as_result(plan, training, objective, rows, probed, interpolated, began, **told)
+
+
+def _as_result(
+    plan: Plan,
+    training: Training,
+    objective: Objective,
+    rows: range,
+    probed: ProbedRows,
+    interpolated: BoolArray,
+    began: float,
+    **told: Any,
+) -> TuningResult:
+    """Return the losses with the settings that made them."""
     settings = {
         **plan.settings,
         "num_subsamples": len(rows),
@@ -150,7 +181,12 @@ def _probe_as_planned(
             tolerance=tolerance,
         )
     probed = probe(rates, rows, plan.engine, 2)
-    return probed, np.zeros((len(probed.loss_pre), rates.size, num_horizons), dtype=np.bool_), {}
+    return probed, _none(plan, probed), {}
+
+
+def _none(plan: Plan, probed: ProbedRows) -> BoolArray:
+    """Return that none of the losses is interpolated, shape ``(M, K, H)``."""
+    return np.zeros((len(probed.loss_pre), plan.learning_rates.size, plan.horizons.size), dtype=np.bool_)
 
 
 def _tolerance_left(before: TuningResult, num_added: int) -> float:

@@ -242,6 +242,8 @@ class TuningResult:
                 settings[name] = join_reasons(settings[name], other.settings[name])
         if "out_of_time" in settings:
             settings["out_of_time"] |= bool(other.settings.get("out_of_time"))
+        if other.settings.get("interrupted"):
+            settings["interrupted"] = True
         if "repeatable" in settings:
             settings["repeatable"] &= bool(other.settings.get("repeatable", True))
         return TuningResult(differentials, settings)

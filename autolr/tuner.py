@@ -1,6 +1,7 @@
 """AutoLRTuner: data, subsamples, probes and result, wired together."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -194,7 +195,9 @@ class AutoLRTuner:
             progress: ``None``: a bar on a terminal only; ``True`` or ``False`` force it.
 
         Returns:
-            The result, also kept for :meth:`suggest`, :meth:`plot` and their kin.
+            The result, also kept for :meth:`suggest`, :meth:`plot` and their kin. Where Ctrl-C ends the call, the rows
+            that were finished are kept, if they are two or more and neither ``adaptive`` nor ``interpolate``:
+            :attr:`result` then says how many of how many, and :meth:`extend` goes on.
 
         Raises:
             TypeError: If the data or an argument has the wrong type, or integers are fed to a layer of floats.
@@ -223,10 +226,8 @@ class AutoLRTuner:
             time_budget=time_budget,
             progress=progress,
         )
-        result = measure(plan, self._training, range(plan.num_subsamples))
-        self._plan = plan if plan.repeatable else None
-        self._result = result
-        return result
+        keep = partial(self._keep, plan)
+        return keep(measure(plan, self._training, range(plan.num_subsamples), keep=keep))
 
     def extend(self, num_subsamples: int) -> TuningResult:
         """Add subsamples to the last result: the rows that a longer tuning would have had.
@@ -255,9 +256,17 @@ class AutoLRTuner:
                 "`num_subsamples` must come from data that can be drawn again, got a loader or an iterable: tune again."
             )
         begin = result.differentials.num_subsamples
-        more = measure(plan, self._training, range(begin, begin + num_subsamples), before=result)
-        self._result = result.extend(more)
-        return self._result
+        rows = range(begin, begin + num_subsamples)
+
+        def keep(more: TuningResult) -> TuningResult:
+            return self._keep(plan, result.extend(more))
+
+        return keep(measure(plan, self._training, rows, before=result, keep=keep))
+
+    def _keep(self, plan: Plan, result: TuningResult) -> TuningResult:
+        self._plan = plan if plan.repeatable else None
+        self._result = result
+        return result
 
     @property
     def result(self) -> TuningResult:

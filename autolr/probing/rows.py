@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -50,6 +50,30 @@ class ProbedRows:
     repeatable: bool = True
 
 
+@dataclass(slots=True, eq=False)
+class FinishedRows:
+    """The rows that are finished while others are probed: what is there where an interrupt ends them.
+
+    Attributes:
+        engine: The engine that makes them.
+        loss_pre: Their losses before the step.
+        loss_post: Their losses after it, each in the shape of a row.
+    """
+
+    engine: str = "none"
+    loss_pre: list[float] = field(default_factory=list)
+    loss_post: list[FloatArray] = field(default_factory=list)
+
+    def begin(self, engine: str) -> None:
+        """Forget all rows: an engine begins."""
+        self.engine, self.loss_pre, self.loss_post = engine, [], []
+
+    def probed(self, reason: str, *, out_of_time: bool = False, repeatable: bool = True) -> ProbedRows:
+        """Return the losses."""
+        losses = np.array(self.loss_pre), np.array(self.loss_post[: len(self.loss_pre)])
+        return ProbedRows(*losses, self.engine, reason, out_of_time, repeatable)
+
+
 def probe_rows(
     start: Start,
     learning_rates: FloatArray,
@@ -62,6 +86,7 @@ def probe_rows(
     deadline: float | None = None,
     at_least: int = 2,
     progress: Progress = iter,
+    finished: FinishedRows | None = None,
 ) -> ProbedRows:
     """Probe the rows in their order, until they, the data or the time end.
 
@@ -82,6 +107,7 @@ def probe_rows(
         deadline: The time (``time.perf_counter()``) after which no row is begun.
         at_least: The number of rows that are probed whatever the time.
         progress: What the loop over the rows is wrapped in, a progress bar.
+        finished: Where the rows are put as they are finished, for the caller that may be interrupted.
 
     Returns:
         The losses.
@@ -95,7 +121,14 @@ def probe_rows(
     first = draw(rows[0])
     repeatable = first is None or _is_repeatable(start, first[-1])
     probe = partial(
-        _probe, draw=draw, rows=rows, deadline=deadline, at_least=at_least, progress=progress, repeatable=repeatable
+        _probe,
+        draw=draw,
+        rows=rows,
+        deadline=deadline,
+        at_least=at_least,
+        progress=progress,
+        finished=FinishedRows() if finished is None else finished,
+        repeatable=repeatable,
     )
     if engine == "step":
         return probe(reference, engine="step", reason="asked for")
@@ -201,15 +234,15 @@ def _probe(
     deadline: float | None,
     at_least: int,
     progress: Progress,
+    finished: FinishedRows,
     repeatable: bool,
     engine: str,
     reason: str,
 ) -> ProbedRows:
-    loss_pre: list[float] = []
-    loss_post: list[FloatArray] = []
+    finished.begin(engine)
     out_of_time = False
     for row in progress(rows):
-        out_of_time = len(loss_pre) >= at_least and _is_over(deadline)
+        out_of_time = len(finished.loss_pre) >= at_least and _is_over(deadline)
         batches = None if out_of_time else draw(row)
         if batches is None:
             break
@@ -217,9 +250,9 @@ def _probe(
         if not np.isfinite(pre):
             where = f"be finite in every subsample (subsample {row}: NaN or inf in X, Y or the weights?)"
             raise ValueError(invalid("loss_pre", where, pre))
-        loss_pre.append(pre)
-        loss_post.append(post)
-    return ProbedRows(np.array(loss_pre), np.array(loss_post), engine, reason, out_of_time, repeatable)
+        finished.loss_post.append(post)
+        finished.loss_pre.append(pre)
+    return finished.probed(reason, out_of_time=out_of_time, repeatable=repeatable)
 
 
 def _is_over(deadline: float | None) -> bool:
