@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from operator import is_
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 
 from autolr.probing.held import held_modules
 from autolr.probing.random_state import capture_random_state, is_generator, state_access
@@ -50,7 +51,7 @@ class Snapshot:
         self._since = since
         self.tensors: list[torch.Tensor] = []
         self._dense = _Dense()
-        self._restores: list[Restore] = [self._dense.restore]
+        self._restores: list[Restore] = [_contexts_restore(), self._dense.restore]
         self._alive: dict[int, object] = {id(tensor): tensor for tensor in leave}  # an id needs its object's life
         pending = [value for value in objects if not is_generator(value)]
         while pending:
@@ -144,12 +145,14 @@ def preserved_state(*objects: object, devices: Iterable[torch.device] = ()) -> I
     tracked = tuple(tensor for tensor in snapshot.tensors if not tensor.is_inference())
     versions = tuple(tensor._version for tensor in tracked)
     restore_random_state = capture_random_state(devices)
+    restore_dual_level = _dual_level_restore()
     generators = [_generator_restore(value) for value in objects if is_generator(value)]
 
     def put_back() -> None:
         _call_each(
             snapshot.restore,
             snapshot.restore_gradients,
+            restore_dual_level,
             *generators,
             restore_random_state,
             partial(torch.set_grad_enabled, grad_enabled),
@@ -232,6 +235,36 @@ class _Dense:
         if changed:
             tensor.data = storage
         return _restore_leaf(tensor, leaf, requires_grad) or changed
+
+
+def _contexts_restore() -> Restore:
+    """Return what closes the contexts of torch that an interrupt, while they were entered or left, has left open.
+
+    Functions of torch would go through the open ones for ever, those of a restore too.
+    """
+    modes, depth = torch._C._len_torch_function_stack(), torch._C._functorch.get_dynamic_layer_stack_depth()
+
+    def restore() -> bool:
+        while torch._C._len_torch_function_stack() > modes:
+            torch._C._pop_torch_function_stack()
+        if torch._C._functorch.get_dynamic_layer_stack_depth() > depth:
+            torch._C._functorch.pop_dynamic_layer_stack_and_undo_to_depth(depth)
+        return False
+
+    return restore
+
+
+def _dual_level_restore() -> Restore:
+    """Return what closes a level of forward mode that an interrupt has left open; torch counts it in two places."""
+    level = forward_ad._current_level
+
+    def restore() -> bool:
+        with suppress(RuntimeError):  # torch's word for one that is not open
+            torch._C._exit_dual_level(level=level + 1)
+        forward_ad._current_level = level
+        return False
+
+    return restore
 
 
 def _restore_leaf(tensor: torch.Tensor, leaf: bool, requires_grad: bool) -> bool:

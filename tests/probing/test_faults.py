@@ -9,6 +9,8 @@ import pytest
 import torch
 from harness import unchanged
 from torch import nn
+from torch.autograd import forward_ad
+from torch.overrides import TorchFunctionMode
 
 import autolr
 from autolr.probing import state
@@ -97,6 +99,53 @@ def test_an_interrupt_signal_within_the_loss_is_raised_again(call):
     model, optimizer, scheduler, X, tuner = setup(compute_loss)
     with pytest.raises(KeyboardInterrupt), unchanged(model, optimizer, scheduler=scheduler):
         tune(tuner, X)
+
+
+def open_contexts():
+    return torch._C._len_torch_function_stack(), torch._C._functorch.get_dynamic_layer_stack_depth()
+
+
+@pytest.mark.parametrize("engine", ["line", "batched"])
+def test_an_interrupt_while_a_mode_of_torch_is_left_does_not_leave_it_open(engine, monkeypatch):
+    leave, before = TorchFunctionMode.__exit__, open_contexts()
+    for call in itertools.count(1):
+        model, optimizer, scheduler, X, tuner = setup(squared_error)
+        calls = []
+
+        def interrupted(mode, *error, call=call, calls=calls):
+            calls.append(None)
+            if len(calls) == call:
+                raise KeyboardInterrupt
+            return leave(mode, *error)
+
+        with unchanged(model, optimizer, scheduler=scheduler, extra=X):
+            with monkeypatch.context() as patch:
+                patch.setattr(TorchFunctionMode, "__exit__", interrupted)
+                caught = exception_of(tune, tuner, X, engine=engine)
+            assert open_contexts() == before
+        if len(calls) < call:
+            break
+        assert type(caught) is KeyboardInterrupt
+    assert call > 2
+
+
+@pytest.mark.parametrize("last", ["entered", "half entered", "half left"])
+def test_a_level_of_forward_mode_and_a_level_of_vmap_that_were_left_open_are_closed(last):
+    def fail():
+        level = (torch._C._enter_dual_level if last == "half entered" else forward_ad.enter_dual_level)()
+        if last == "half left":
+            torch._C._exit_dual_level(level=level)
+        torch._C._functorch._vmap_increment_nesting(2, "same")
+        raise KeyboardInterrupt
+
+    before = open_contexts()
+    compute_loss, _ = failing_at(5, fail)
+    model, optimizer, scheduler, X, tuner = setup(compute_loss)
+    with pytest.raises(KeyboardInterrupt), unchanged(model, optimizer, scheduler=scheduler):
+        tune(tuner, X)
+    assert (forward_ad._current_level, open_contexts()) == (-1, before)
+    with forward_ad.dual_level():
+        assert forward_ad._current_level == 0
 
 
 @pytest.mark.parametrize("horizon", [1, 4])
