@@ -31,27 +31,33 @@ def warm_up(start: Start, batches: Iterator[Batch], warmup_steps: int) -> int:
     learning_rate = start.learning_rate
     num_steps = 0
     origin = [(parameter, parameter.detach().clone()) for parameter in start.objective.parameters]
+    start.restore()
     for batch in batches:
+        gradients = [None if gradient is None else gradient.clone() for gradient in start.gradients(batch)]
         if num_steps == 0:
             states = []
-            for factor in (2.0, 1.0):
+            for factor in (2.0, 1.0):  # with one gradient: that of a loss which draws anew would not be the same twice
                 start.restore()
-                _step_and_hold(start, factor * learning_rate, batch, origin)
+                _step_and_hold(start, gradients, factor * learning_rate, batch, origin)
                 states.append(_tensors(start.optimizer.state))
             # a warm Rprop no longer looks at the rate, which its first step put into its state
             if isinstance(start.optimizer, torch.optim.Rprop) or not _equal(*states):
                 raise ValueError(refusal)
         else:
-            _step_and_hold(start, learning_rate, batch, origin)
+            _step_and_hold(start, gradients, learning_rate, batch, origin)
         num_steps += 1
     start.objective.clear_gradients()
     return num_steps
 
 
 def _step_and_hold(
-    start: Start, learning_rate: float, batch: Batch, origin: list[tuple[torch.Tensor, torch.Tensor]]
+    start: Start,
+    gradients: list[torch.Tensor | None],
+    learning_rate: float,
+    batch: Batch,
+    origin: list[tuple[torch.Tensor, torch.Tensor]],
 ) -> None:
-    start.gradients(batch)
+    start.set_gradients(gradients, copy=True)
     start.step(learning_rate, batch)
     for parameter, values in origin:
         parameter.data.copy_(values)

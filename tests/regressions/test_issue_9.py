@@ -23,3 +23,15 @@ def test_the_momentum_of_sparse_gradients_is_warmed_up_as_that_of_dense_ones():
             result = tuner.tune(X, Y, learning_rates=RATES, num_subsamples=3, batch_size=8, warmup_steps=2)
         losses.append(result.differentials.loss_post)
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-12)
+
+
+def test_an_optimizer_is_not_blamed_for_a_loss_that_is_drawn_anew():
+    """`tune(warmup_steps=2)` of Adam said that it keeps the rate in its state, where the loss was not repeatable."""
+    torch.manual_seed(0)
+    model, noise = nn.Linear(3, 1), iter(np.random.default_rng(0).uniform(0.5, 1.5, 1000))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    tuner = autolr.AutoLRTuner(model, lambda output, target: next(noise) * (output - target).square().mean(), optimizer)
+    X = torch.randn(40, 3)
+    with unchanged(model, optimizer):
+        result = tuner.tune(X, X[:, :1], learning_rates=RATES, num_subsamples=3, batch_size=8, warmup_steps=2)
+    assert result.settings["repeatable"] is False
