@@ -377,8 +377,14 @@ def test_a_range_test_trains_as_the_user_does():
     with unchanged(model, optimizer):
         result = lr_range_test(
             *(model, nn.MSELoss(), optimizer, batches),
-            **{"start_lr": 0.01, "end_lr": 1.0, "num_iter": 3, "accumulation_steps": 2, "groups": [1]},
-            **{"clip": clip, "scaler": scaler, "autocast": lambda: torch.autocast("cpu", enabled=False)},
+            start_lr=0.01,
+            end_lr=1.0,
+            num_iter=3,
+            accumulation_steps=2,
+            groups=[1],
+            clip=clip,
+            scaler=scaler,
+            autocast=lambda: torch.autocast("cpu", enabled=False),
         )
     copied = copy.deepcopy(model)
     own = groups_of(copied)
