@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch.autograd import forward_ad
+from torch.autograd.function import once_differentiable
 from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
@@ -27,6 +28,9 @@ logger = logging.getLogger("autolr")
 # then rounded by little more than the resolution of d itself.
 _LONG = 10.0
 _TRIES, _LEAP = 8, 1e4  # to find a rate at which the step can be seen in the weights
+
+# what all functions have in common that torch lets be differentiated once: their gradient is a constant to it
+_ONCE = once_differentiable(repr).__code__
 
 # tensor by tensor; ``None`` is zero
 _Vector: TypeAlias = Sequence[torch.Tensor | None]
@@ -202,6 +206,9 @@ def _reverse_over_reverse(start: Start, batch: Batch, line: _Line) -> _Products:
     start.randomness.rewind()
     try:
         loss = start.objective.with_graph(batch)
+        if _has_once_differentiable(loss):
+            twice = "have a loss that torch can differentiate twice (a function in it is marked as once differentiable)"
+            raise ValueError(invalid("model", twice, type(start.objective.model).__name__))
         try:
             gradients = torch.autograd.grad(loss, line.weights, create_graph=True, allow_unused=True)
             # where the loss is linear, the gradient has no graph
@@ -220,6 +227,21 @@ def _reverse_over_reverse(start: Start, batch: Batch, line: _Line) -> _Products:
     finally:
         start.restore()
     return _Products([None if g is None else g.detach() for g in gradients], curved)
+
+
+def _has_once_differentiable(loss: torch.Tensor) -> bool:
+    """Return whether a function in the graph of the loss is marked with ``once_differentiable``."""
+    seen: set[object] = {None}
+    pending: list[Any] = [loss.grad_fn]
+    while pending:
+        node = pending.pop()
+        if node not in seen:
+            seen.add(node)
+            backward = getattr(getattr(node, "_forward_cls", None), "backward", None)
+            if getattr(backward, "__code__", None) is _ONCE:
+                return True
+            pending.extend(before for before, _ in node.next_functions)
+    return False
 
 
 @cache

@@ -1,6 +1,7 @@
 """What the matrix of restores, faults and bad input found: wrong for the user before, and mended."""
 
 import numpy as np
+import pytest
 import torch
 from harness import unchanged
 from torch import nn
@@ -35,3 +36,26 @@ def test_an_optimizer_is_not_blamed_for_a_loss_that_is_drawn_anew():
     with unchanged(model, optimizer):
         result = tuner.tune(X, X[:, :1], learning_rates=RATES, num_subsamples=3, batch_size=8, warmup_steps=2)
     assert result.settings["repeatable"] is False
+
+
+class Square(torch.autograd.Function):
+    """The square, whose gradient torch may not differentiate."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**2
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        return 2.0 * ctx.saved_tensors[0] * gradient
+
+
+@pytest.mark.parametrize("loss", [lambda o, _: Square.apply(o).mean(), lambda o, _: Square.apply(o).square().mean()])
+def test_a_function_that_can_be_differentiated_once_is_refused(loss):
+    """`taylor_expansion` took the gradient of such a function for a constant: its curvature was 0."""
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with unchanged(model, optimizer), pytest.raises(ValueError, match=r"twice \(a function in it is marked as once"):
+        autolr.taylor_expansion(model, loss, optimizer, torch.ones(4, 3), torch.ones(4, 1))
