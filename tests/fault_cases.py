@@ -1,11 +1,10 @@
 """Faults injected into any call, at the n-th time that it comes by a place of the user's."""
 
-import logging
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from harness import quiet
 from restore_cases import CALLS, Case, make_case
 from torch.utils.data import DataLoader, Dataset
 
@@ -85,9 +84,7 @@ class Faulty:
 
 def quietly(call: str, case: Case) -> BaseException | None:
     """Make a call, assert that nothing was changed by it, and return what it raised."""
-    logging.getLogger("autolr").setLevel(logging.ERROR)
-    with case.kept(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with case.kept(), quiet():
         try:
             CALLS[call](case)
         except BaseException as error:  # noqa: BLE001 (it is looked at)

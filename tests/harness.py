@@ -1,6 +1,8 @@
 """A proof that nothing of the user's has changed, written without any of the code that it judges."""
 
+import logging
 import random
+import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -40,6 +42,20 @@ def unchanged(model: nn.Module, optimizer: Any = None, *, scheduler: Any = None,
         changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
         assert alive, "the objects must outlive the comparison of their ids"
         assert not changed, f"changed: {', '.join(changed[:10])}{' ...' if len(changed) > 10 else ''}"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Let nothing be logged below an error, and no warning be raised, within the block."""
+    logger = logging.getLogger("autolr")
+    level = logger.level
+    try:
+        logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _facts(roots: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:

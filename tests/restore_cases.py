@@ -5,10 +5,8 @@ all (``SparseAdam`` on dense gradients, say), the call has to raise what plain t
 """
 
 import itertools
-import logging
 import random
 import re
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from harness import unchanged
+from harness import quiet, unchanged
 from torch import nn, optim
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -384,9 +382,7 @@ def outcome(combination: Combination) -> str:
     case = make_case(combination.optimizer, combination.model, warm=combination.warm)
     refusal = refusal_of(combination)
     raised: Exception | None = None
-    logging.getLogger("autolr").setLevel(logging.ERROR)
-    with case.kept(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with case.kept(), quiet():
         try:
             CALLS[combination.call](case)
         except Exception as error:  # noqa: BLE001 (it is judged below)

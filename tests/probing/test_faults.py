@@ -88,8 +88,9 @@ def test_a_loss_that_raises_at_any_call_leaves_no_trace(kind, warmup_steps, opti
             break
         assert caught is error
         assert caught.__cause__ is None
-        with pytest.raises(autolr.NotTunedError):
-            tuner.get_best_lr()
+        if kind is not KeyboardInterrupt:  # that keeps the rows which are finished: test_interrupted.py
+            with pytest.raises(autolr.NotTunedError):
+                tuner.get_best_lr()
     assert call > 12
 
 
