@@ -236,7 +236,8 @@ def _difference(post: FloatArray, pre: FloatArray) -> FloatArray:
 
 
 def _are_counts(values: FloatArray) -> bool:
-    return values.size > 0 and bool((np.isfinite(values) & (values >= 1.0) & (values == np.floor(values))).all())
+    whole = (values >= 1.0) & (values < 2.0**63) & (values == np.floor(values))  # as an int64; NaN is neither
+    return values.size > 0 and bool(whole.all())
 
 
 def _flags(frame: pd.DataFrame, column: str) -> BoolArray:

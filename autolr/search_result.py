@@ -119,7 +119,14 @@ class SearchResult:
             ValueError: If the file is damaged, no result of a search, or of a newer version.
             OSError: If the file cannot be read.
         """
-        return cls(*load_search(path))
+        trace, decision, settings = load_search(path)
+        try:
+            result = cls(trace, decision, settings)
+            str(result)  # a decision that cannot be told is none
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            what = f"{type(error).__name__}: {error}"
+            raise ValueError(f"`path` must name an undamaged result, got {str(path)!r}: {what}") from error
+        return result
 
     def __repr__(self) -> str:
         rates = self.trace.loc[self.trace["stage"] != "untrained", "learning_rate"].nunique()

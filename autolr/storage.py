@@ -12,13 +12,30 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from autolr._validation import invalid
+from autolr._validation import check_real, invalid
 from autolr.differentials import LossDifferentials
 
 SCHEMA = "autolr.TuningResult"
 SEARCH_SCHEMA = "autolr.SearchResult"
 VERSION = 1
 _ARRAYS = ("learning_rates", "loss_pre", "loss_post", "horizons")
+# the settings of a tuning by which its verdict is computed, where they are there
+_NUMBERS = (
+    "num_subsamples",
+    "confidence_level",
+    "regret_tolerance",
+    "accumulation_steps",
+    "evaluation_passes",
+    "num_batches_lost",
+    "resolution",
+    "num_evaluations",
+    "seconds",
+    "num_looks",
+    "num_probes",
+    "num_probes_fixed",
+    "num_extensions",
+)
+_NUMBERS_OR_NONE = ("batch_size", "num_observations", "num_evaluation_observations")
 
 
 def to_json(differentials: LossDifferentials, settings: dict[str, Any]) -> str:
@@ -99,6 +116,9 @@ def load_json(path: str | os.PathLike[str]) -> tuple[LossDifferentials, dict[str
         settings = document["settings"]
         if not isinstance(settings, dict):
             raise TypeError(invalid("settings", "be a mapping", settings))
+        for name in settings.keys() & {*_NUMBERS, *_NUMBERS_OR_NONE}:
+            if settings[name] is not None or name in _NUMBERS:
+                check_real(f"settings[{name!r}]", settings[name])
         arrays = {name: _decode(document[name]) for name in _ARRAYS}
         differentials = LossDifferentials(**arrays, interpolated=document["interpolated"])
     except KeyError as error:

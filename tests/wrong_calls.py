@@ -260,6 +260,7 @@ def extend_after(*data, number=1, **options):
     return by.extend(number)
 
 
+NO_TRACE = {name: [] for name in TRACE_COLUMNS}
 BATCHES = [(X[:4], Y[:4])]
 MASKED = np.ma.masked_array(np.ones((4, 3)), mask=np.eye(4, 3))
 LAZY = nn.LazyLinear(1)
@@ -544,6 +545,7 @@ WRONG = [
     (lambda: load(text(loss_pre=["x"])), ValueError, "`path` must name an undamaged result, got 'lr.json': `loss_pre"),
     (lambda: load(search_text(), SearchResult), ValueError, "got 'lr.json' without 'trace'."),
     (lambda: load(search_text(trace={"loss": "x"}, decision={}, settings={}), SearchResult), ValueError, "got 'lr.jso"),
+    (lambda: load(search_text(trace=NO_TRACE, decision={}, settings={}), SearchResult), ValueError, ": KeyError"),
     # hooks, and the package
     (lambda: Hook(tool="best"), ValueError, "`tool` must be one of 'find_lr', 'tune', got 'best'."),
     (lambda: Hook(log=3), TypeError, "`log` must be a function of a suggestion or None, got 3."),

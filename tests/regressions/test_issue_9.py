@@ -1,5 +1,7 @@
 """What the matrix of restores, faults and bad input found: wrong for the user before, and mended."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from harness import unchanged
 from torch import nn
 
 import autolr
+from autolr.search_result import TRACE_COLUMNS
 
 RATES = [0.1, 1.0, 3.0]
 
@@ -59,3 +62,21 @@ def test_a_function_that_can_be_differentiated_once_is_refused(loss):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with unchanged(model, optimizer), pytest.raises(ValueError, match=r"twice \(a function in it is marked as once"):
         autolr.taylor_expansion(model, loss, optimizer, torch.ones(4, 3), torch.ones(4, 1))
+
+
+def test_a_search_without_a_decision_is_not_loaded(tmp_path):
+    """`SearchResult.load` took a file of which the decision was lost, and `print` of it ended in a `KeyError`."""
+    trace = {name: [] for name in TRACE_COLUMNS}
+    document = {"schema": "autolr.SearchResult", "version": 1, "trace": trace, "decision": {}, "settings": {}}
+    path = tmp_path / "search.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(
+        ValueError, match=r"`path` must name an undamaged result, got '.*search\.json': KeyError: 'low'"
+    ):
+        autolr.SearchResult.load(path)
+
+
+def test_a_horizon_beyond_all_integers_is_refused():
+    """`LossDifferentials` made a negative number of steps of a horizon of 1e308."""
+    with pytest.raises(ValueError, match=r"`horizons` must be increasing integers of at least 1"):
+        autolr.LossDifferentials([0.1], [1.0], [[1.0]], [1e308])
