@@ -184,8 +184,9 @@ class Case:
 
 def make_case(optimizer: str, model: str, *, warm: bool) -> Case:
     """Return a case; a warm one has gradients, and a part in evaluation mode. (Not where training is impossible.)"""
+    warm = warm and trouble_of(optimizer, model) is None
     case = _make(optimizer, model)
-    if warm and trouble_of(optimizer, model) is None:
+    if warm:
         case.train(2)
         list(case.model.modules())[-1].eval()
     return case
@@ -203,6 +204,8 @@ def trouble_of(optimizer: str, model: str) -> Exception | None:
 
 def _make(optimizer: str, model: str) -> Case:
     torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 (the global one, from which a model draws)
     make_model, make_data = MODELS[model]
     made, (X, Y) = make_model(), make_data()
     kind, options = OPTIMIZERS[optimizer]
@@ -245,10 +248,9 @@ def find(case: Case) -> object:
     )
 
 
-def range_test(case: Case) -> object:
-    return autolr.lr_range_test(
-        case.model, case.loss, case.optimizer, case.loader, val_data=case.loader, num_iter=4, num_repeats=2, end_lr=0.1
-    )
+def range_test(case: Case, **options: Any) -> object:
+    options = {"val_data": case.loader, "num_iter": 4, "num_repeats": 2, "end_lr": 0.1, **options}
+    return autolr.lr_range_test(case.model, case.loss, case.optimizer, case.loader, **options)
 
 
 def loss_curve(case: Case) -> object:

@@ -71,7 +71,7 @@ def test_a_search_without_a_decision_is_not_loaded(tmp_path):
     path = tmp_path / "search.json"
     path.write_text(json.dumps(document))
     with pytest.raises(
-        ValueError, match=r"`path` must name an undamaged result, got '.*search\.json': KeyError: 'low'"
+        ValueError, match=r"`path` must name an undamaged result, got '.*json': KeyError: 'low'"
     ):
         autolr.SearchResult.load(path)
 
