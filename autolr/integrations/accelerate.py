@@ -41,7 +41,8 @@ def find_lr(
         optimizer: The prepared optimizer. The suggestion can be applied to it, with the prepared scheduler's
             ``.scheduler`` if there is one.
         data: The prepared loader, or data in any form of :func:`autolr.find_lr`.
-        **options: Those of :func:`autolr.find_lr`, which come before what the accelerator says.
+        **options: Those of :func:`autolr.find_lr`, which come before what the accelerator says; ``val_data`` may be a
+            prepared loader too.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -70,6 +71,8 @@ def find_lr(
         "scaler": accelerator.scaler,
         "accumulation_steps": accelerator.gradient_accumulation_steps,
     }
+    if "val_data" in options:
+        options["val_data"] = own_loader(options["val_data"])
     return search.find_lr(model, loss_fn, inner_optimizer(optimizer), own_loader(data), **(defaults | options))
 
 

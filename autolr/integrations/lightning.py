@@ -2,11 +2,11 @@
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch.optim.lr_scheduler import ChainedScheduler, LRScheduler
@@ -60,7 +60,7 @@ class AutoLRCallback(Callback):
             ``autolr/learning_rate``, ``autolr/low``, ``autolr/high`` and, where they take figures (TensorBoard, those
             with ``log_image``), the picture. ``None``: nothing is logged.
         **options: Of :func:`autolr.find_lr`; or of :class:`autolr.AutoLRTuner` and its ``tune``, and ``method``. They
-            come before what is read off the trainer.
+            come before what is read off the trainer; a ``compute_loss`` among them is given the loaders' batches.
 
     Raises:
         TypeError: If an argument has the wrong type. When training begins: if a scheduler that is no
@@ -68,6 +68,8 @@ class AutoLRCallback(Callback):
         ValueError: If an argument is out of its range. When training begins: if optimization is manual, there is no
             optimizer or more than one process, ``training_step`` takes its batches itself, or they can be read once
             only.
+        NoCandidateError: When training begins: if no rate qualifies, as each one diverges. Where it is tuned again, the
+            rate is left, with a warning.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -127,7 +129,7 @@ class AutoLRCallback(Callback):
             pl_module,
             None,
             trainer.optimizers[0],
-            _Batches(trainer, pl_module),
+            _Batches(trainer, pl_module, numbered="compute_loss" not in self._hook.options),
             compute_loss=_Loss(trainer, pl_module),
             scheduler=scheduler,
             total_steps=_steps_left(trainer, batch_idx),
@@ -135,20 +137,28 @@ class AutoLRCallback(Callback):
             defaults=_way_of_training(trainer, pl_module),
             within=_silence(trainer, pl_module),
         )
-        if self._by_loggers:
+        if self._by_loggers and suggestion is not None:
             _log(trainer, suggestion)
 
 
+class _Numbered(NamedTuple):
+    """A batch of the trainer's, and its place in the loader."""
+
+    batch: Batch
+    number: int
+
+
 class _Loss:
-    """The loss of the trainer's step on a batch with its number."""
+    """The loss of the trainer's step on one of its batches, or on one of other data, which counts as a first one."""
 
     def __init__(self, trainer: Trainer, module: LightningModule) -> None:
         self._strategy = trainer.strategy
         self._training_step = module.training_step  # seen here, what it names is looked through for random generators
         self._takes_number = is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2)
+        self._prepare = _preparing(trainer, module)
 
-    def __call__(self, _: torch.nn.Module, numbered: Batch) -> torch.Tensor:
-        batch, number = numbered
+    def __call__(self, _: torch.nn.Module, given: Batch) -> torch.Tensor:
+        batch, number = given if isinstance(given, _Numbered) else (self._prepare(given), 0)
         batch = self._strategy.batch_to_device(batch)
         output = self._strategy.training_step(*((batch, number) if self._takes_number else (batch,)))
         loss = output.get("loss") if isinstance(output, Mapping) else output
@@ -158,26 +168,32 @@ class _Loss:
 
 
 class _Batches:
-    """The trainer's batches with their numbers, from a start of their own, before they are moved to the device.
+    """The trainer's batches, with their numbers or without, from a start of their own, not yet moved to the device.
 
     The loaders are copies, so that an epoch that is running goes on undisturbed.
     """
 
-    def __init__(self, trainer: Trainer, module: LightningModule) -> None:
+    def __init__(self, trainer: Trainer, module: LightningModule, *, numbered: bool) -> None:
         combined: Any = trainer.fit_loop._combined_loader
         once = next((loader for loader in combined.flattened if isinstance(loader, Iterator)), None)
         if once is not None:
             raise ValueError(invalid("train_dataloader", "hold batches that can be read again, for the probes", once))
         self._combined = combined
         self._most = int(trainer.num_training_batches) if math.isfinite(trainer.num_training_batches) else None
-        self._convert = trainer.precision_plugin.convert_input
-        self._prepare = module._on_before_batch_transfer
+        self._prepare, self._numbered = _preparing(trainer, module), numbered
 
-    def __iter__(self) -> Iterator[tuple[Batch, int]]:
+    def __iter__(self) -> Iterator[Batch]:
         own = copy.copy(self._combined)
         own.flattened = [from_start(loader) for loader in own.flattened]
         for batch, number, _ in islice(own, self._most):
-            yield self._prepare(self._convert(batch), dataloader_idx=0), number
+            prepared = self._prepare(batch)
+            yield _Numbered(prepared, number) if self._numbered else prepared
+
+
+def _preparing(trainer: Trainer, module: LightningModule) -> Callable[[Batch], Batch]:
+    """Return what the trainer does to a batch before it is moved to the device."""
+    convert, prepare = trainer.precision_plugin.convert_input, module._on_before_batch_transfer
+    return lambda batch: prepare(convert(batch), dataloader_idx=0)
 
 
 def _check_trainer(trainer: Trainer, module: LightningModule) -> None:

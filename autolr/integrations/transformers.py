@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -60,6 +60,8 @@ class AutoLRCallback(TrainerCallback):
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If an argument is out of its range; while training, if there are several processes.
+        NoCandidateError: When training begins: if no rate qualifies, as each one diverges. Where it is tuned again, the
+            rate is left, with a warning.
 
     Example:
         >>> from transformers import BertConfig, BertForSequenceClassification
@@ -97,6 +99,7 @@ class AutoLRCallback(TrainerCallback):
         if self._loss_by is not None and "accumulation_steps" in options:
             by_trainer = "be left out where the trainer's own gradient_accumulation_steps and loss count"
             raise ValueError(invalid("accumulation_steps", by_trainer, options["accumulation_steps"]))
+        options |= {name: own_loader(options[name]) for name in ("val_data", "evaluation") if name in options}
         self._hook = Hook(tool=tool, apply=apply, every_n_epochs=every_n_epochs, log=log, options=options)
         self._epoch = 0
 
@@ -171,36 +174,50 @@ class AutoLRCallback(TrainerCallback):
         )
 
 
+class _Part(NamedTuple):
+    """A micro-batch, with the items and the number of all micro-batches of its step."""
+
+    batch: Batch
+    num_items: Any
+    num_parts: int
+
+
 class _Steps:
-    """What each optimizer step of a trainer takes: micro-batches, each with the items and the number of them all."""
+    """What each optimizer step of a trainer takes."""
 
     def __init__(self, trainer: Trainer, loader: Any) -> None:
         self._trainer, self._loader = trainer, loader
 
     def __iter__(self) -> Iterator[MicroBatches]:
-        args, iterator = self._trainer.args, iter(self._loader)
-        while True:
-            parts, num_items = self._trainer.get_batch_samples(iterator, args.gradient_accumulation_steps, args.device)
-            if not parts:
-                return
-            yield MicroBatches((part, num_items, len(parts)) for part in parts)
+        iterator = iter(self._loader)
+        while parts := _parts(self._trainer, iterator, self._trainer.args.gradient_accumulation_steps):
+            yield MicroBatches(parts)
+
+
+def _parts(trainer: Trainer, batches: Iterator[Batch], number: int) -> list[_Part]:
+    """Return the micro-batches of a step, as the trainer takes and counts them."""
+    parts, num_items = trainer.get_batch_samples(batches, number, trainer.args.device)
+    return [_Part(part, num_items, len(parts)) for part in parts]
 
 
 def _loss_of(trainer: Trainer) -> Callable[[nn.Module, Batch], Any]:
-    """Return the loss of a trainer on a micro-batch of :class:`_Steps`, of which the mean is the loss of a step."""
+    """Return the loss of a trainer on a micro-batch of :class:`_Steps`, of which the mean is the loss of a step.
+
+    A batch of other data, such as held-out ones, is a step of its own.
+    """
     # named here, so that the modules and generators that a subclass's methods hold are found
     prepare, context, compute = trainer._prepare_inputs, trainer.compute_loss_context_manager, trainer.compute_loss
 
     def compute_loss(model: nn.Module, batch: Batch) -> Any:
-        part, num_items, num_parts = batch
+        [own] = [batch] if isinstance(batch, _Part) else _parts(trainer, iter([batch]), 1)
         with context():
-            loss: Any = compute(model, prepare(part), num_items_in_batch=num_items)
+            loss: Any = compute(model, prepare(own.batch), num_items_in_batch=own.num_items)
         is_share = trainer.loss_is_scaled_for_ga
         if is_share is None:
-            counts_items = trainer.model_accepts_loss_kwargs and num_items is not None
+            counts_items = trainer.model_accepts_loss_kwargs and own.num_items is not None
             is_share = counts_items or trainer.compute_loss_func is not None
         # NOTE: the trainer adds shares up as they are, also where a model takes the number of items and ignores it
-        return loss * num_parts if is_share else loss
+        return loss * own.num_parts if is_share else loss
 
     return compute_loss
 

@@ -116,6 +116,18 @@ def test_the_gradient_state_the_loader_and_its_samplers_are_left_alone(seedable)
     assert len(accelerator._dataloaders) == len(accelerator._optimizers) == 1
 
 
+def test_a_prepared_loader_to_judge_on_is_left_alone_in_mid_epoch():
+    alone = trained()
+    judged = []
+
+    def look(accelerator, model, optimizer, loader):
+        judged.append(accelerator.prepare(DataLoader(observations(60), batch_size=2)))
+        found(accelerator, model, optimizer, loader, val_data=judged[-1])
+        assert accelerator.gradient_state.active_dataloader is loader
+
+    assert trained(look) == alone
+
+
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 @pytest.mark.parametrize("steps", [1, 3])
 def test_the_gradient_of_a_probe_is_that_of_the_training(precision, steps):

@@ -411,6 +411,23 @@ def test_a_loss_of_the_users_is_given_the_batches_of_the_loader(tmp_path):
     assert all(keys == ["labels", "x"] for keys in seen)
 
 
+@pytest.mark.parametrize(("tool", "name"), [("find_lr", "val_data"), ("tune", "evaluation")])
+def test_a_loader_of_the_trainers_to_judge_on_is_read_as_the_trainer_reads_it(tmp_path, tool, name):
+    data = sentences(4)
+    trainer = a_trainer(tmp_path, model=Tagger().double(), data=sentences())
+    callback = AutoLRCallback(trainer, **{**QUICK[tool], name: trainer.get_eval_dataloader(data)}, apply=False)
+    trainer.add_callback(Ends(callback))
+    batch = trainer.data_collator(data)
+    items = trainer._get_num_items_in_batch([batch], "cpu")
+    expected = float(trainer.compute_loss(trainer.model, batch, num_items_in_batch=items).detach())
+    trainer.train()
+    evidence = callback.suggestion.evidence
+    if tool == "tune":
+        np.testing.assert_allclose(evidence.differentials.loss_pre, expected, rtol=1e-12)
+    else:
+        assert evidence.settings["held_out"] == "val_data"
+
+
 def test_data_without_a_length_and_a_scheduler_and_an_optimizer_of_the_users_are_taken(tmp_path):
     class Endless(torch.utils.data.IterableDataset):
         def __iter__(self):
