@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from torch import nn
 from torch.optim import lr_scheduler as schedulers
 from torch.utils.data import DataLoader, TensorDataset
 
-from autolr import find_lr, rebase_scheduler
+from autolr import DivergedError, find_lr, rebase_scheduler
 from autolr.integrations._hook import Hook, is_as_good, rate_in_use, schedule_left, training_mode
 
 X = torch.randn(256, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -273,6 +274,26 @@ def test_where_nothing_can_be_told_the_rate_is_left_and_a_warning_logged(caplog)
     assert records[0].getMessage().startswith("The learning rate is left at 1e-07.")
 
 
+@pytest.mark.parametrize(("tool", "options"), [("find_lr", SEARCH), ("tune", PROBES)])
+def test_where_all_diverges_the_first_run_raises_and_a_later_one_leaves_the_rate_with_a_warning(tool, options, caplog):
+    model = network()
+    optimizer = adam(model, 1e-7)
+    hook, broken = Hook(tool=tool, options=options), model[0].weight.detach().clone()
+
+    def loss_fn(output, target):
+        is_moved = not torch.equal(model[0].weight, broken)
+        return (output - target).square().mean() * (math.inf if is_moved else 1.0)
+
+    with unchanged(model, optimizer), pytest.raises(DivergedError):
+        hook.run(model, loss_fn, optimizer, loader())
+    first = hook.run(model, nn.MSELoss(), optimizer, loader())
+    with unchanged(model, optimizer):
+        assert hook.run(model, loss_fn, optimizer, loader()) is None
+    assert hook.suggestions == [first]
+    (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert re.match(rf"The learning rate is left at {float(first):.3g}\. .*diverged", record.getMessage())
+
+
 def test_the_log_is_called_after_the_rate_is_set():
     seen = []
     model = network()
@@ -338,6 +359,13 @@ WRONG = {
     "tool": ({"tool": "guess"}, ValueError, "`tool` must be one of 'find_lr', 'tune', got 'guess'"),
     "apply": ({"apply": "yes"}, TypeError, "`apply` must be True or False, got 'yes'"),
     "every": ({"every_n_epochs": 0}, ValueError, "`every_n_epochs` must be at least 1, got 0"),
+    "option": ({"options": {"effrt": "fast"}}, TypeError, "`options` must be those of tool='find_lr', got 'effrt'"),
+    "option of the other tool": (
+        {"tool": "tune", "options": {"effort": "fast"}},
+        TypeError,
+        "`options` must be those of tool='tune', got 'effort'",
+    ),
+    "what a hook gives": ({"options": {"data": X}}, TypeError, "`options` must be those of tool='find_lr', got 'data'"),
     "log": ({"log": "wandb"}, TypeError, "`log` must be a function of a suggestion or None, got 'wandb'"),
 }
 

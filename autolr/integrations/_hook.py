@@ -1,6 +1,7 @@
 """What all hooks do: tune when it is time, and set the rate only where the one in use is not among the best."""
 
 import copy
+import inspect
 import logging
 import math
 import warnings
@@ -13,6 +14,7 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from autolr._validation import check_flag, check_integer, check_option, invalid
+from autolr.errors import NoCandidateError
 from autolr.param_groups import base_learning_rates, check_groups
 from autolr.probing.held import data_generators, held_modules
 from autolr.probing.state import preserved_state
@@ -28,6 +30,11 @@ Log: TypeAlias = Callable[[Suggestion], object]
 
 # what the tuner takes when it is made, and not when it tunes
 _OF_TUNER = ("device", "rng", "autocast", "scaler", "accumulation_steps", "clip", "groups")
+_OPTIONS: dict[Tool, frozenset[str]] = {
+    "find_lr": frozenset(inspect.signature(find_lr).parameters) - {"model", "loss_fn", "optimizer", "data"},
+    "tune": frozenset(inspect.signature(AutoLRTuner.tune).parameters) - {"self", "X", "Y"}
+    | {"compute_loss", "method", *_OF_TUNER},
+}
 
 
 class Hook:
@@ -37,6 +44,8 @@ class Hook:
     true, the suggestion has no doubt, and the rate in use lies outside of the rates that are as good: for
     ``"find_lr"``, its interval; for ``"tune"``, the span of the set of best rates. The rate in use is the base of an
     attached scheduler (of a cycle, its peak), else the optimizer's.
+
+    Where no rate qualifies, the first run raises, as nothing is trained yet; a later one leaves the rate and warns.
 
     Args:
         tool: ``"find_lr"``, the rate for the whole run (or what is left of it), or ``"tune"``, the best single step.
@@ -71,6 +80,9 @@ class Hook:
             raise TypeError(invalid("log", "be a function of a suggestion or None", log))
         self.log = log
         self.options = dict(options or {})
+        for name in self.options:
+            if name not in _OPTIONS[self.tool]:
+                raise TypeError(invalid("options", f"be those of tool={self.tool!r}", name))
         self.suggestions: list[Suggestion] = []
 
     @property
@@ -100,7 +112,7 @@ class Hook:
         per_step: Fraction | int = 1,
         defaults: Mapping[str, Any] | None = None,
         within: AbstractContextManager[object] | None = None,
-    ) -> Suggestion:
+    ) -> Suggestion | None:
         """Tune, and set the rate where it has to be set.
 
         Args:
@@ -118,11 +130,12 @@ class Hook:
                 set and logged.
 
         Returns:
-            The suggestion, which is the last one of ``suggestions`` too.
+            The suggestion, which is the last one of ``suggestions`` too; ``None`` where a later run has none.
 
         Raises:
             TypeError: As :func:`autolr.find_lr` or :meth:`AutoLRTuner.tune`.
             ValueError: As these, and if only some groups are tuned where a scheduler moves all of them.
+            NoCandidateError: If no rate qualifies, and nothing was suggested before.
         """
         given = {name: value for name, value in (defaults or {}).items() if self.tool == "find_lr" or name in _OF_TUNER}
         options = {"compute_loss": compute_loss, **given, **self.options}
@@ -135,8 +148,16 @@ class Hook:
                 options.setdefault("total_steps", total_steps)
             if scheduler is not None and "schedule" not in options:
                 options |= schedule_left(scheduler, options.get("total_steps"), per_step=per_step)
-        with nullcontext() if within is None else within:
-            suggestion = self._tuned(model, loss_fn, optimizer, data, options)
+        try:
+            with nullcontext() if within is None else within:
+                suggestion = self._tuned(model, loss_fn, optimizer, data, options)
+        except NoCandidateError as error:
+            if not self.suggestions:
+                raise
+            # a training of hours is not ended for want of an advice
+            rate = rate_in_use(optimizer, options.get("groups"), scheduler=scheduler)
+            logger.warning("The learning rate is left at %.3g. %s", rate, error)
+            return None
         self._apply(suggestion, optimizer, scheduler)
         self.suggestions.append(suggestion)
         if self.log is not None:

@@ -47,6 +47,8 @@ class AutoLRHandler:
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If an argument is out of its range.
+        NoCandidateError: When training begins: if no rate qualifies, as each one diverges. Where it is tuned again, the
+            rate is left, with a warning.
 
     Example:
         >>> from ignite.engine import create_supervised_trainer

@@ -54,6 +54,8 @@ class AutoLRCallback(Callback):  # type: ignore[misc]  # skorch has no types
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If an argument is out of its range.
+        NoCandidateError: When training begins: if no rate qualifies, as each one diverges. Where it is tuned again, the
+            rate is left, with a warning.
 
     Example:
         >>> from skorch import NeuralNetRegressor

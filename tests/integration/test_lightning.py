@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import math
 import sys
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -17,6 +18,8 @@ from autolr import AutoLRTuner
 
 pl = pytest.importorskip("lightning.pytorch")
 torchmetrics = pytest.importorskip("torchmetrics")
+
+from lightning.pytorch.loggers.logger import DummyLogger  # noqa: E402 (after what skips)
 
 from autolr.integrations import lightning as hooks  # noqa: E402 (after what skips)
 from autolr.integrations.lightning import AutoLRCallback  # noqa: E402
@@ -394,6 +397,51 @@ class Single(Module):
         x, y = batch
         x = x.to(self.net[0].weight.dtype)
         return super().training_step((x, y.to(x.dtype)), batch_idx)
+
+
+@pytest.mark.parametrize(
+    "options", [{**CHEAP, "val_data": None}, {**TUNE, "evaluation": None}], ids=["find_lr", "tune"]
+)
+def test_data_to_judge_on_is_taken_as_the_trainers_own_without_numbers(options):
+    numbers = set()
+
+    class Numbers(Light):
+        def training_step(self, batch, batch_idx):
+            numbers.add((len(batch[0]), batch_idx))
+            return super().training_step(batch, batch_idx)
+
+    judged = DataLoader(TensorDataset(X[:6], Y[:6]), batch_size=3)
+    callback = Watched(apply=False, **{name: judged if value is None else value for name, value in options.items()})
+    fit(callback, module=Numbers, max_epochs=1)
+    assert {number for size, number in numbers if size in (3, 6)} == {0}
+    assert len({number for size, number in numbers if size == 8}) > 1
+
+
+def test_a_loss_of_the_users_is_given_the_batches_of_the_loader():
+    sizes = set()
+
+    def compute_loss(module, batch):
+        sizes.add(tuple(len(part) for part in batch))
+        return nn.functional.mse_loss(module.net(batch[0]), batch[1])
+
+    fit(AutoLRCallback(compute_loss=compute_loss, apply=False, **TUNE), module=Light, max_steps=1)
+    assert sizes == {(8, 8)}
+
+
+def test_where_all_diverges_later_in_the_training_it_goes_on_and_loggers_get_nothing():
+    class Diverges(Light):
+        def on_train_epoch_start(self):
+            self.begun = self.net[0].weight.detach().clone()
+
+        def training_step(self, batch, batch_idx):
+            is_probed = self.current_epoch == 1 and isinstance(self.trainer.logger, DummyLogger)
+            is_moved = not torch.equal(self.net[0].weight, self.begun)
+            return super().training_step(batch, batch_idx) * (math.inf if is_probed and is_moved else 1.0)
+
+    callback = AutoLRCallback(every_n_epochs=1, log=True, **CHEAP)
+    _, trainer = fit(callback, module=Diverges, logger=Records())
+    assert trainer.current_epoch == 2
+    assert len(callback.suggestions) == sum("autolr/low" in metrics for metrics, _ in trainer.logger.metrics) == 1
 
 
 @pytest.mark.filterwarnings("ignore:At the pick .* below the resolution")  # of 16 bits, which is coarse
