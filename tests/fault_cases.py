@@ -15,6 +15,7 @@ class UsersError(Exception):
 
 KINDS: dict[str, Callable[[], BaseException]] = {
     "exception": lambda: UsersError("mine"),
+    "RuntimeError": lambda: RuntimeError("mine"),  # what torch raises too
     "Ctrl-C": KeyboardInterrupt,
     "out of memory": lambda: torch.OutOfMemoryError("mine: out of memory"),
 }

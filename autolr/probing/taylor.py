@@ -20,6 +20,7 @@ from autolr._typing import Batch
 from autolr._validation import invalid
 from autolr.batches import map_leaves
 from autolr.probing.direction import Direction, length_of
+from autolr.probing.forwards import comes_out_of_torch
 from autolr.probing.start import Start, needs_closure
 
 logger = logging.getLogger("autolr")
@@ -176,9 +177,9 @@ def _forward_over_reverse(start: Start, batch: Batch, line: _Line, loss: float, 
             gradients = torch.autograd.grad(value, line.weights, allow_unused=True)
             pairs = [_unpacked(gradient) for gradient in gradients]
             primal, tangent = _unpacked(value)
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or not comes_out_of_torch(error):
+            raise
         logger.debug("Curvature by double backward, as forward mode fails: %s", _first_line(error))
         return None
     finally:
@@ -219,9 +220,9 @@ def _reverse_over_reverse(start: Start, batch: Batch, line: _Line) -> _Products:
                 if bent
                 else (None,) * len(gradients)
             )
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError) or not comes_out_of_torch(error):
+                raise
             twice = f"have a loss that torch can differentiate twice ({_first_line(error)})"
             raise ValueError(invalid("model", twice, type(start.objective.model).__name__)) from error
     finally:

@@ -70,9 +70,7 @@ def test_a_search_without_a_decision_is_not_loaded(tmp_path):
     document = {"schema": "autolr.SearchResult", "version": 1, "trace": trace, "decision": {}, "settings": {}}
     path = tmp_path / "search.json"
     path.write_text(json.dumps(document))
-    with pytest.raises(
-        ValueError, match=r"`path` must name an undamaged result, got '.*json': KeyError: 'low'"
-    ):
+    with pytest.raises(ValueError, match=r"`path` must name an undamaged result, got '.*json': KeyError: 'low'"):
         autolr.SearchResult.load(path)
 
 
@@ -80,3 +78,20 @@ def test_a_horizon_beyond_all_integers_is_refused():
     """`LossDifferentials` made a negative number of steps of a horizon of 1e308."""
     with pytest.raises(ValueError, match=r"`horizons` must be increasing integers of at least 1"):
         autolr.LossDifferentials([0.1], [1.0], [[1.0]], [1e308])
+
+
+@pytest.mark.parametrize("number", range(1, 5))
+def test_a_runtime_error_of_a_loss_passes_through_an_expansion(number):
+    """`taylor_expansion` took a `RuntimeError` of the user's own loss for a limit of torch, and went another way."""
+    model, error, calls = nn.Linear(3, 1), RuntimeError("mine"), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def loss(output, target):
+        calls.append(None)
+        if len(calls) == number:
+            raise error
+        return (output - target).square().mean()
+
+    with unchanged(model, optimizer), pytest.raises(RuntimeError, match="mine") as caught:
+        autolr.taylor_expansion(model, loss, optimizer, torch.ones(4, 3), torch.ones(4, 1))
+    assert caught.value is error
