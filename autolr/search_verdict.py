@@ -14,7 +14,9 @@ def search_verdict(suggestion: "Suggestion") -> str:
     """Return the decision of a search in words: the rate, for which run, its interval, the edge, what it cost."""
     settings, decision = suggestion.evidence.settings, suggestion.evidence.decision
     rate = format_rate(suggestion.learning_rate)
-    run = f"{settings['total_steps']} steps under the schedule {settings['schedule']}"
+    # a hook reads the user's own scheduler off as such a function
+    schedule = "a schedule of its own" if settings["schedule"] == "lambda" else f"the schedule {settings['schedule']}"
+    run = f"{settings['total_steps']} steps under {schedule}"
     lines = [f"Learning rate {rate}, for {run} and the best {_TARGETS[settings['target']]} loss."]
     if suggestion.doubt is not None:
         lines[0] = _doubt(suggestion)

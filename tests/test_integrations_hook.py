@@ -236,6 +236,7 @@ def test_an_attached_schedule_is_counted_in_and_rebased():
     factors = step(*(optimizer := adam(own, 1.0), warm_up_then_cosine(optimizer)), 20)
     assert settings["mean_factor"] == pytest.approx(np.mean(factors))
     assert settings["total_steps"] == 20
+    assert "for 20 steps under a schedule of its own and" in str(suggestion)
 
 
 def test_the_users_options_come_before_those_of_the_framework():

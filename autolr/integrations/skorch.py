@@ -47,7 +47,7 @@ class AutoLRCallback(Callback):  # type: ignore[misc]  # skorch has no types
         apply: Whether the rate is set, where the one in use is not among those that are as good; ``False``: it is only
             suggested.
         every_n_epochs: After how many epochs it is tuned again; ``None``: at the start only.
-        log: Called with each suggestion; ``None``: nothing is logged.
+        log: Called with each suggestion (``print`` will do); ``None``: nothing is logged.
         **options: Those of :func:`autolr.find_lr`; or of :class:`autolr.AutoLRTuner` and its ``tune``, and ``method``.
             They are parameters of the callback, as skorch's ``set_params`` knows them.
 

@@ -119,7 +119,7 @@ def one_cycle(optimizer):
 
 
 @pytest.mark.parametrize("tool", TOOLS)
-def test_a_training_whose_rate_is_left_is_bit_for_bit_the_one_without_the_handler(tool):
+def test_a_training_whose_rate_is_left_is_bit_for_bit_the_one_without_the_handler_and_one_leaked_draw_is_seen(tool):
     plain = Run(scheduler=cosine).train().facts()
     run = Run(scheduler=cosine)
     handler = run.handler(apply=False, every_n_epochs=2, **TOOLS[tool])
@@ -130,11 +130,8 @@ def test_a_training_whose_rate_is_left_is_bit_for_bit_the_one_without_the_handle
     again = run.handler(**TOOLS[tool])
     assert run.train().facts() == Run(good, cosine).train().facts()
     assert again.suggestion is not None
-
-
-def test_one_number_that_leaks_would_be_seen():
-    plain, run = Run(scheduler=cosine).train().facts(), Run(scheduler=cosine)
-    run.handler(Leaking, apply=False, **PROBES)
+    run = Run(scheduler=cosine)
+    run.handler(Leaking, apply=False, **TOOLS[tool])
     leaked = run.train().facts()
     assert all(plain[name] != leaked[name] for name in ("parameters", "losses", "batches", "masks", "random number"))
 

@@ -112,7 +112,7 @@ def facts(*callbacks, **options):
 
 
 @pytest.mark.parametrize("tool", TOOLS)
-def test_a_training_whose_rate_is_left_is_bit_for_bit_the_one_without_the_callback(tool):
+def test_a_training_whose_rate_is_left_is_bit_for_bit_the_one_without_the_callback_and_one_leaked_draw_is_seen(tool):
     plain = facts()
     callback = AutoLRCallback(apply=False, every_n_epochs=2, **TOOLS[tool])
     assert facts(callback) == plain
@@ -121,10 +121,7 @@ def test_a_training_whose_rate_is_left_is_bit_for_bit_the_one_without_the_callba
     again = AutoLRCallback(**TOOLS[tool])
     assert facts(again, lr=good) == facts(lr=good)
     assert again.suggestion is not None
-
-
-def test_one_number_that_leaks_would_be_seen():
-    plain, leaked = facts(), facts(Leaking(apply=False, **PROBES))
+    leaked = facts(Leaking(apply=False, **TOOLS[tool]))
     assert all(plain[name] != leaked[name] for name in ("parameters", "losses", "masks", "random numbers"))
 
 
