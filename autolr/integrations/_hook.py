@@ -51,7 +51,7 @@ class Hook:
         tool: ``"find_lr"``, the rate for the whole run (or what is left of it), or ``"tune"``, the best single step.
         apply: Whether a rate is set; ``False``: only suggested.
         every_n_epochs: After how many epochs it is tuned again; ``None``: at the start only.
-        log: Called with each suggestion (``print`` will do), after the rate was set or not; ``None``: nothing is logged.
+        log: Called with each suggestion (``print`` will do), after a rate was set or not; ``None``: nothing is logged.
         options: Those of :func:`autolr.find_lr`; or of :class:`autolr.AutoLRTuner` and its ``tune``, and ``method``.
 
     Attributes:
