@@ -81,9 +81,9 @@ def of_threads(num_threads, call):
     torch.set_num_threads(num_threads)
     try:
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(200, 300), nn.BatchNorm1d(300), nn.Tanh(), nn.Dropout(0.1), nn.Linear(300, 5))
+        model = nn.Sequential(nn.Linear(64, 200), nn.BatchNorm1d(200), nn.Tanh(), nn.Dropout(0.1), nn.Linear(200, 5))
         optimizer = torch.optim.Adam(model.double().parameters(), lr=1e-3)
-        X, Y = torch.randn(600, 200, dtype=torch.float64), torch.randint(5, (600,))
+        X, Y = torch.randn(400, 64, dtype=torch.float64), torch.randint(5, (400,))
         with quiet():
             return numbers(call(model, nn.CrossEntropyLoss(), optimizer, X, Y))
     finally:
@@ -94,15 +94,15 @@ def of_threads(num_threads, call):
     "call",
     [
         lambda *training: autolr.AutoLRTuner(*training[:3], rng=0).tune(
-            *training[3:], learning_rates=RATES, num_subsamples=4, batch_size=200, engine="line"
+            *training[3:], learning_rates=RATES, num_subsamples=2, batch_size=180, engine="line"
         ),
         lambda *training: autolr.loss_by_learning_rate(*training, RATES, rng=0, engine="step"),
         lambda *training: autolr.taylor_expansion(*training, rng=0, learning_rates=RATES),
         lambda *training: autolr.lr_range_test(
-            *training[:3], training[3:], num_iter=5, end_lr=0.1, batch_size=200, rng=0
+            *training[:3], training[3:], num_iter=5, end_lr=0.1, batch_size=180, rng=0
         ),
         lambda *training: autolr.find_lr(
-            *training[:3], training[3:], total_steps=20, batch_size=200, max_evaluations=30, rng=0
+            *training[:3], training[3:], total_steps=5, batch_size=180, max_evaluations=10, rng=0
         ),
     ],
     ids=["tune", "loss_by_learning_rate", "taylor_expansion", "lr_range_test", "find_lr"],

@@ -550,6 +550,7 @@ WRONG = [
     (lambda: Hook(tool="best"), ValueError, "`tool` must be one of 'find_lr', 'tune', got 'best'."),
     (lambda: Hook(log=3), TypeError, "`log` must be a function of a suggestion or None, got 3."),
     (lambda: Hook(every_n_epochs=0), ValueError, "`every_n_epochs` must be at least 1, got 0."),
+    (lambda: Hook(options={"colour": 1}), TypeError, "`options` must be those of tool='find_lr', got 'colour'."),
     (lambda: hook_run([0]), ValueError, "`groups` must be left out where a scheduler is attached, which moves all gro"),
     (lambda: autolr.AutoLR, AttributeError, "module 'autolr' has no attribute 'AutoLR'"),
 ]  # fmt: skip
