@@ -1,9 +1,9 @@
 """Is everything of the user's as it was after every call, whatever is trained by which optimizer?
 
-    python benchmarks/restore.py --processes 2                        # the whole matrix, some seven minutes
+    python benchmarks/restore.py --processes 2                        # the whole matrix, some six minutes
     python benchmarks/restore.py --quick                              # all pairs of its values, half a minute
     python benchmarks/restore.py --store outcomes.jsonl               # what is stored there is not tried again
-    python benchmarks/restore.py --faults --processes 2               # every fault at every time, some ten minutes
+    python benchmarks/restore.py --faults --processes 2               # every fault at every time, twenty minutes
 
 Every optimizer of torch with its main options, cold and warm, times models, times public calls (``restore_cases.py`` of
 the tests). Compared before and after, bit for bit and by identity: parameters, buffers, gradients, modes,
