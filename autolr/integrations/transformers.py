@@ -64,11 +64,12 @@ class AutoLRCallback(TrainerCallback):
             rate is left, with a warning.
 
     Example:
+        >>> import tempfile
         >>> from transformers import BertConfig, BertForSequenceClassification
         >>> config = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
         >>> words = [{"input_ids": [i % 7, 8], "labels": i % 2} for i in range(64)]
-        >>> arguments = TrainingArguments("out", max_steps=20, learning_rate=1e-7, use_cpu=True, disable_tqdm=True,
-        ...     logging_strategy="no", save_strategy="no", report_to=[])
+        >>> arguments = TrainingArguments(tempfile.mkdtemp(), max_steps=20, learning_rate=1e-7, use_cpu=True,
+        ...     disable_tqdm=True, logging_strategy="no", save_strategy="no", report_to=[])
         >>> trainer = Trainer(BertForSequenceClassification(config), arguments, train_dataset=words)
         >>> callback = AutoLRCallback(trainer, effort="fast", rng=0)
         >>> trainer.add_callback(callback)
