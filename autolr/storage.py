@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from autolr._files import check_path, write_file
 from autolr._validation import check_real, invalid
 from autolr.differentials import LossDifferentials
 
@@ -86,22 +86,8 @@ def save_search(
 
 
 def _write(path: str | os.PathLike[str], make_text: Callable[[], str]) -> None:
-    if Path(path).suffix != ".json":
-        raise ValueError(invalid("path", "end in .json", str(path)))
-    target = Path(path).resolve()  # a link stays a link
-    if not target.parent.is_dir():
-        raise FileNotFoundError(invalid("path", "lie in a folder that exists", str(path)))
-    text = make_text()
-    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        with temporary.open("x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    target = check_path(path, ".json")
+    write_file(target, make_text().encode())
 
 
 def load_json(path: str | os.PathLike[str]) -> tuple[LossDifferentials, dict[str, Any]]:
@@ -152,7 +138,7 @@ def _read(path: str | os.PathLike[str], schema: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # also what cannot be decoded
         raise ValueError(f"`path` must name a complete JSON file, got {str(path)!r}: {error}.") from error
     if not isinstance(document, dict) or document.get("schema") != schema:
-        raise ValueError(invalid("path", f"name a file with the schema {schema!r}", str(path)))
+        raise ValueError(f"`path` must name a file with the schema {schema!r}, got {str(path)!r}.")
     version = document.get("version")
     if type(version) is not int or not 1 <= version <= VERSION:
         raise ValueError(invalid("path", f"name a file of schema version {VERSION} or older", f"version {version}"))
