@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from autolr import storage
+from autolr import _files, storage
 from autolr.differentials import LossDifferentials
 from autolr.result import TuningResult
 from autolr.schedules.comparison import HISTORY_COLUMNS, ScheduleComparison
@@ -52,11 +52,11 @@ class CrashError(Exception):
 
 
 def stopping_at(number, stop):
-    """Return a trace function that calls ``stop`` at the n-th line that is run in the file that saves."""
+    """Return a trace function that calls ``stop`` at the n-th line that is run in the files that save."""
     lines = []
 
     def trace(frame, event, _):
-        if frame.f_code.co_filename != storage.__file__:
+        if frame.f_code.co_filename not in (storage.__file__, _files.__file__):
             return None
         if event == "line":
             lines.append(None)

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "autolr"
 # from the bottom to the top; a file may import from its own layer (but for probing and statistics) and those below
 LAYERS = [
     {"errors", "_typing", "_version", "_text", "_progress"},
-    {"_validation"},
+    {"_validation", "_files"},
     {
         "grids",
         "batches",

@@ -4,6 +4,8 @@
 """
 
 import json
+import os
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -535,6 +537,8 @@ WRONG = [
     # files
     (lambda: result().save("lr.txt"), ValueError, "`path` must end in .json, got 'lr.txt'."),
     (lambda: result().save("nowhere/lr.json"), FileNotFoundError, "`path` must lie in a folder that exists"),
+    (lambda: save_over_a_folder(), IsADirectoryError, "`path` must be a file, got 'lr.json'."),
+    (lambda: save_where_nothing_may(), PermissionError, "`path` must lie in a folder that may be written to, got"),
     (lambda: result(a=(1, 2)).save("lr.json"), ValueError, "`settings` must hold JSON values only, got "),
     (lambda: load("{"), ValueError, "`path` must name a complete JSON file, got "),
     (lambda: load("[NaN]"), ValueError, "NaN is not JSON."),
@@ -570,6 +574,16 @@ def load(content, kind=TuningResult):
     with open("lr.json", "w", encoding="utf-8") as file:
         file.write(content)
     return kind.load("lr.json")
+
+
+def save_over_a_folder():
+    os.makedirs("lr.json")
+    result().save("lr.json")
+
+
+def save_where_nothing_may():
+    with mock.patch("os.access", return_value=False):
+        result().save("lr.json")
 
 
 def text(*, but=None, **changes):
