@@ -1,4 +1,4 @@
-"""The axes of the pictures: scales, ticks and a legend that cover no data at any size."""
+"""What the pictures share: colours, and axes with scales, ticks and a legend that cover no data at any size."""
 
 import math
 import textwrap
@@ -14,12 +14,40 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
+# The palette of Okabe and Ito (2008), Color universal design: told apart with any kind of colour vision.
+BLUE, SKY, GREEN, ORANGE = "#0072B2", "#56B4E9", "#009E73", "#E69F00"
+VERMILLION, PURPLE, GREY = "#D55E00", "#CC79A7", "#999999"
 LOW = 2.2  # inches: axes below this height have small labels
 _SYMLOG_SPAN = 30.0  # on a linear grid: beyond this multiple of the best fall, a linear axis would hide the fall
 
 
-def pair_of_axes(axes: Any, *, width_ratios: tuple[int, int] = (1, 1)) -> "tuple[Axes, Axes]":
-    """Return two axes that are given in any container, or those of a new figure, beside each other.
+def one_axes(ax: Any) -> "Axes":
+    """Return axes that are given, or those of a new figure.
+
+    Raises:
+        TypeError: If ``ax`` are no axes.
+    """
+    from matplotlib.axes import Axes
+
+    if ax is None:
+        from matplotlib import pyplot as plt
+
+        _, ax = plt.subplots(layout="constrained")
+    if not isinstance(ax, Axes):
+        raise TypeError(invalid("ax", "be a matplotlib Axes or None", ax))
+    return ax
+
+
+def pair_of_axes(
+    axes: Any, *, figsize: tuple[float, float] = (9.0, 3.8), shape: tuple[int, int] = (1, 2), **ratios: Any
+) -> "tuple[Axes, Axes]":
+    """Return two axes that are given in any container, or those of a new figure, beside or above each other.
+
+    Args:
+        axes: What is given, or ``None``.
+        figsize: Of a new figure, in inches.
+        shape: Its rows and columns.
+        **ratios: ``width_ratios`` or ``height_ratios`` of its axes.
 
     Raises:
         TypeError: If ``axes`` are not two axes.
@@ -29,7 +57,7 @@ def pair_of_axes(axes: Any, *, width_ratios: tuple[int, int] = (1, 1)) -> "tuple
     if axes is None:
         from matplotlib import pyplot as plt
 
-        _, axes = plt.subplots(1, 2, figsize=(9.0, 3.8), layout="constrained", width_ratios=width_ratios)
+        _, axes = plt.subplots(*shape, figsize=figsize, layout="constrained", **ratios)
     pair = tuple(np.ravel(np.asarray(axes, dtype=object)))
     if len(pair) != 2 or not all(isinstance(ax, Axes) for ax in pair):
         raise TypeError(invalid("axes", "be two matplotlib Axes or None", axes))
@@ -217,3 +245,10 @@ def _tick_size(ax: "Axes") -> float:
 def text_color(ax: "Axes") -> Any:
     """Return the colour that the style gives to labels: it is readable on the style's background."""
     return ax.xaxis.label.get_color()
+
+
+def is_dark(ax: "Axes") -> bool:
+    """Return whether the style has light text, on a dark background: shades need to be stronger there."""
+    from matplotlib.colors import to_rgb
+
+    return sum(to_rgb(text_color(ax))) > 1.5

@@ -5,17 +5,28 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from autolr._plot_axes import LossRange, place_legend, set_loss_axis, set_rate_axis, text_color
+from autolr._plot_axes import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    SKY,
+    VERMILLION,
+    LossRange,
+    inches_high,
+    is_dark,
+    pair_of_axes,
+    place_legend,
+    set_loss_axis,
+    set_rate_axis,
+    text_color,
+)
 from autolr._text import format_rate
 from autolr._typing import FloatArray
-from autolr._validation import invalid
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
-# Okabe and Ito (2008), as in autolr.plotting
-_BLUE, _SKY, _GREEN, _VERMILLION, _ORANGE = "#0072B2", "#56B4E9", "#009E73", "#D55E00", "#E69F00"
 _LOW = 1.4  # inches: axes below this height have small labels
 
 
@@ -51,17 +62,7 @@ def plot_range(
     Raises:
         TypeError: If ``axes`` are not two axes.
     """
-    from matplotlib.axes import Axes
-
-    if axes is None:
-        from matplotlib import pyplot as plt
-
-        _, (upper, lower) = plt.subplots(2, 1, figsize=(6.4, 5.0), layout="constrained", height_ratios=(3, 2))
-    else:
-        pair = tuple(np.ravel(np.asarray(axes, dtype=object)))
-        if len(pair) != 2 or not all(isinstance(ax, Axes) for ax in pair):
-            raise TypeError(invalid("axes", "be two matplotlib Axes or None", axes))
-        upper, lower = pair
+    upper, lower = pair_of_axes(axes, figsize=(6.4, 5.0), shape=(2, 1), height_ratios=(3, 2))
     rates = history["learning_rate"].to_numpy(dtype=np.float64)
     every = [*rates, *([] if pick is None else [value for value in pick if np.isfinite(value)])]
     left, right = min(every), max(every)
@@ -82,29 +83,28 @@ def plot_range(
 def _draw_losses(
     ax: "Axes", runs: pd.DataFrame, history: pd.DataFrame, pick: tuple[float, float, float] | None
 ) -> "list[Artist]":
-    from matplotlib.colors import to_rgb
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    opacity = 0.5 if sum(to_rgb(text_color(ax))) > 1.5 else 0.25  # dark: a quarter cannot be told from black
+    opacity = 0.5 if is_dark(ax) else 0.25
     rates, smoothed = (history[name].to_numpy(dtype=np.float64) for name in ("learning_rate", "smoothed_loss"))
     handles: list[Artist] = []
     for _, run in runs.groupby("repeat"):
-        lines = ax.plot(run["learning_rate"], run["loss"], color=_SKY, linewidth=0.7, alpha=0.45, label="iterations")
+        lines = ax.plot(run["learning_rate"], run["loss"], color=SKY, linewidth=0.7, alpha=0.45, label="iterations")
         handles = list(lines)
-    handles += ax.plot(rates, smoothed, color=_BLUE, linewidth=1.6, label="smoothed")
+    handles += ax.plot(rates, smoothed, color=BLUE, linewidth=1.6, label="smoothed")
     if "low" in history:
         low, high = (history[name].to_numpy(dtype=np.float64) for name in ("low", "high"))
         known = np.isfinite(low) & np.isfinite(high)
         band = ax.fill_between(
-            rates[known], low[known], high[known], color=_BLUE, alpha=opacity, linewidth=0.0, label="95% of the mean"
+            rates[known], low[known], high[known], color=BLUE, alpha=opacity, linewidth=0.0, label="95% of the mean"
         )
         handles.append(band)
     if pick is not None:
         if np.isfinite(pick[1]):
             words = "suggestions of the runs"
-            handles.append(ax.axvspan(pick[1], pick[2], color=_GREEN, alpha=opacity, linewidth=0.0, label=words))
+            handles.append(ax.axvspan(pick[1], pick[2], color=GREEN, alpha=opacity, linewidth=0.0, label=words))
         label = f"suggestion: {format_rate(pick[0])}"
-        handles.append(ax.axvline(pick[0], color=_VERMILLION, linewidth=1.4, label=label))
+        handles.append(ax.axvline(pick[0], color=VERMILLION, linewidth=1.4, label=label))
     ends = [np.quantile(values[np.isfinite(values)], [0.0, 0.94]) for values in (smoothed, runs["loss"].to_numpy())]
     low_end, high_end = float(np.min(ends)), float(np.max(ends))
     if low_end > 0.0 and high_end > 30.0 * low_end:
@@ -114,7 +114,7 @@ def _draw_losses(
     else:
         margin = 0.08 * (high_end - low_end) or 0.1 * abs(high_end) or 1.0
         ax.set_ylim(low_end - margin, high_end + margin)
-        ax.yaxis.set_major_locator(MaxNLocator(nbins=max(2, int(3.0 * _inches_high(ax))), steps=[1, 2, 5, 10]))
+        ax.yaxis.set_major_locator(MaxNLocator(nbins=max(2, int(3.0 * inches_high(ax))), steps=[1, 2, 5, 10]))
     return handles
 
 
@@ -124,7 +124,7 @@ def _draw_changes(ax: "Axes", rates: FloatArray, delta: FloatArray, steepest: fl
     ax.axhline(0.0, color=text_color(ax), linewidth=0.6)
     if not delta.size:
         return []
-    ax.plot(rates, delta, color=_BLUE, linewidth=1.2)
+    ax.plot(rates, delta, color=BLUE, linewidth=1.2)
     low, high = min(0.0, float(delta.min())), max(0.0, float(delta.max()))
     set_loss_axis(ax, LossRange(low, high, -low or high or 1.0), logarithmic=True)
     if steepest is None:
@@ -132,16 +132,12 @@ def _draw_changes(ax: "Axes", rates: FloatArray, delta: FloatArray, steepest: fl
     row = int(np.abs(rates - steepest).argmin())
     label = f"steepest: {format_rate(float(rates[row]))}"
     return list(
-        ax.plot(rates[row], delta[row], "o", color=_ORANGE, markeredgecolor=text_color(ax), markersize=5.0, label=label)
+        ax.plot(rates[row], delta[row], "o", color=ORANGE, markeredgecolor=text_color(ax), markersize=5.0, label=label)
     )
 
 
 def _label(ax: "Axes", x: str, y: str) -> None:
-    size = "medium" if _inches_high(ax) > _LOW else "x-small"
+    size = "medium" if inches_high(ax) > _LOW else "x-small"
     ax.set_xlabel(x, size=size)
     ax.set_ylabel(y, size=size)
     ax.tick_params(labelsize=size)
-
-
-def _inches_high(ax: "Axes") -> float:
-    return float(ax.bbox.height / ax.figure.dpi)

@@ -7,7 +7,20 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from autolr._plot_axes import label_axes, pair_of_axes, place_legend, text_color
+from autolr._plot_axes import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    is_dark,
+    label_axes,
+    one_axes,
+    pair_of_axes,
+    place_legend,
+    text_color,
+)
 from autolr._typing import FloatArray
 from autolr._validation import check_array, invalid
 
@@ -15,8 +28,8 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
-# Okabe and Ito (2008), without their yellow, which cannot be seen on white; ``None`` is the colour of the text
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", None)
+# without the palette's yellow, which cannot be seen on white; ``None`` is the colour of the text
+_COLORS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, None)
 _STYLES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)))
 _WIDEST, _NARROWEST = 2.4, 1.2  # points: where curves are equal, the earlier ones are seen on both sides of the later
 _LEGEND_LINES = 2.8  # font sizes: enough to show a line style
@@ -72,20 +85,13 @@ def plot_rates(rates: Mapping[str, ArrayLike], *, ax: "Axes | None" = None) -> "
         >>> ax.get_lines()[0].get_ydata()
         array([1.  , 0.5 , 0.25])
     """
-    from matplotlib.axes import Axes
-
     if not isinstance(rates, Mapping):
         raise TypeError(invalid("rates", "be a mapping from labels to rates", rates))
     read = {str(label): check_array(f"rates[{label!r}]", values) for label, values in rates.items()}
     if not read or any(values.ndim != 1 or not values.size for values in read.values()):
         shapes = {label: values.shape for label, values in read.items()}
         raise ValueError(invalid("rates", "hold rates of the shape (T,)", shapes))
-    if ax is None:
-        from matplotlib import pyplot as plt
-
-        _, ax = plt.subplots(layout="constrained")
-    elif not isinstance(ax, Axes):
-        raise TypeError(invalid("ax", "be a matplotlib Axes or None", ax))
+    ax = one_axes(ax)
     handles = _draw_rates(ax, read)
     if len(handles) > 1:
         place_legend(ax, handles, gap=4.0, faint="", length=_LEGEND_LINES)
@@ -127,13 +133,11 @@ def _style(ax: "Axes", number: int, of: int) -> dict[str, Any]:
 
 
 def _draw_losses(ax: "Axes", curves: Mapping[str, _Curves]) -> "list[Artist]":
-    from matplotlib.colors import to_rgb
-
     handles: list[Artist] = []
     survivors = [curve for curve in curves.values() if not curve.diverged] or list(curves.values())
     seen = np.concatenate([np.concatenate([curve.low, curve.mean]) for curve in survivors])
     low, high = (float(seen.min()), float(seen.max())) if seen.size else (0.0, 1.0)
-    opacity = 0.3 if sum(to_rgb(text_color(ax))) > 1.5 else 0.15  # dark: less cannot be told from black
+    opacity = 0.3 if is_dark(ax) else 0.15
     for number, (label, curve) in enumerate(curves.items()):
         style = _style(ax, number, len(curves))
         steps = np.arange(curve.mean.size)

@@ -6,17 +6,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autolr._plot_axes import LossRange, place_legend, set_loss_axis, set_rate_axis, text_color
+from autolr._plot_axes import (
+    GREEN,
+    SKY,
+    VERMILLION,
+    LossRange,
+    one_axes,
+    place_legend,
+    set_loss_axis,
+    set_rate_axis,
+    text_color,
+)
 from autolr._text import format_rate
 from autolr._typing import FloatArray
-from autolr._validation import invalid
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
-
-# Okabe and Ito (2008), as in autolr.plotting
-_SKY, _GREEN, _VERMILLION = "#56B4E9", "#009E73", "#D55E00"
 
 
 def plot_taylor(
@@ -47,26 +53,20 @@ def plot_taylor(
     Raises:
         TypeError: If ``ax`` are no axes.
     """
-    from matplotlib.axes import Axes
     from matplotlib.ticker import FuncFormatter
 
-    if ax is None:
-        from matplotlib import pyplot as plt
-
-        _, ax = plt.subplots(layout="constrained")
-    elif not isinstance(ax, Axes):
-        raise TypeError(invalid("ax", "be a matplotlib Axes or None", ax))
+    ax = one_axes(ax)
     set_rate_axis(ax, float(fine[0]), float(fine[-1]), logarithmic=False)
     handles: list[Artist] = []
     finite = np.isfinite(losses)
     if finite.any():  # above the parabola, which covers it where it is right
         style = {"color": text_color(ax), "linewidth": 0.8, "marker": ".", "markersize": 4.0, "zorder": 3.0}
         handles += ax.plot(learning_rates[finite], losses[finite], label="loss", **style)
-    handles += ax.plot(fine, orders[1], "--", color=_SKY, linewidth=1.6, label="order 1")
-    handles += ax.plot(fine, orders[2], color=_VERMILLION, linewidth=2.0, label="order 2")
+    handles += ax.plot(fine, orders[1], "--", color=SKY, linewidth=1.6, label="order 1")
+    handles += ax.plot(fine, orders[2], color=VERMILLION, linewidth=2.0, label="order 2")
     if fine[0] < minimizer < fine[-1]:
         label = f"minimizer: {format_rate(minimizer)}"
-        handles.append(ax.axvline(minimizer, color=_GREEN, linewidth=1.4, linestyle=":", label=label))
+        handles.append(ax.axvline(minimizer, color=GREEN, linewidth=1.4, linestyle=":", label=label))
     parabola = orders[2]
     low = float(min([parabola.min(), *losses[finite]]))
     high = float(max([parabola.max(), *losses[finite & (losses <= 2.0 * parabola.max() - low)]]))

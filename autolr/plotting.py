@@ -11,7 +11,20 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from autolr._plot_axes import LossRange, place_legend, set_loss_axis, set_rate_axis, text_color
+from autolr._plot_axes import (
+    BLUE,
+    GREEN,
+    GREY,
+    SKY,
+    VERMILLION,
+    LossRange,
+    is_dark,
+    one_axes,
+    place_legend,
+    set_loss_axis,
+    set_rate_axis,
+    text_color,
+)
 from autolr._text import format_rate
 from autolr._typing import BoolArray, FloatArray, Method
 from autolr._validation import (
@@ -27,8 +40,6 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
-# The palette of Okabe and Ito (2008), Color universal design: told apart with any kind of colour vision.
-_BLUE, _SKY, _GREEN, _VERMILLION, _GREY = "#0072B2", "#56B4E9", "#009E73", "#D55E00", "#999999"
 _SUBSAMPLES = "subsamples"
 _LARGEST = 1e100  # a picture with margins about this loss does not overflow
 _RUG_HEIGHT, _BRACKET_HEIGHT = 0.955, 0.045  # in shares of the axes
@@ -94,8 +105,6 @@ def plot_differentials(
             outside of [0, 0.5), ``xlim`` is not increasing, not positive or without a rate, only one of ``low`` and
             ``high`` is given, or they are not in order.
     """
-    from matplotlib.axes import Axes
-
     method = check_option("method", method, Method)
     rates, curve, num_diverged = _read_summary(summary, median=method == "median")
     pick = None if learning_rate is None else check_real("learning_rate", learning_rate, above=0.0)
@@ -108,12 +117,7 @@ def plot_differentials(
     logarithmic = _is_logarithmic(rates)
     boundaries = _boundaries(rates, logarithmic=logarithmic)
     left, right = _whole_range(rates, boundaries) if xlim is None else _check_xlim(xlim, rates)
-    if ax is None:
-        from matplotlib import pyplot as plt
-
-        _, ax = plt.subplots(layout="constrained")
-    elif not isinstance(ax, Axes):
-        raise TypeError(invalid("ax", "be a matplotlib Axes or None", ax))
+    ax = one_axes(ax)
 
     shown = (rates >= left) & (rates <= right)
     losses = _loss_range(curve, rates, shown, pick, trim)
@@ -280,7 +284,7 @@ def _draw_curve(
     ax: "Axes", rates: FloatArray, curve: _Curve, view: tuple[float, float], *, labels: tuple[str, str, str]
 ) -> "list[Artist]":
     """Draw curve, pointwise interval and band: an infinite end leaves the view, a rate without neighbours is a bar."""
-    color, opacity = (_SKY, 1.6) if _is_dark(ax) else (_BLUE, 1.0)
+    color, opacity = (SKY, 1.6) if is_dark(ax) else (BLUE, 1.0)
     bottom, top = view
     low = np.where(np.isneginf(curve.low), 2.0 * bottom - top, curve.low)
     high = np.where(np.isposinf(curve.high), 2.0 * top - bottom, curve.high)
@@ -289,7 +293,7 @@ def _draw_curve(
     style: dict[str, Any] = {"linewidth": 0.0}
     handles.append(ax.fill_between(rates, low, high, color=color, alpha=0.3, zorder=2.2, label=labels[1], **style))
     if curve.band is not None:
-        style |= {"color": _SKY, "alpha": 0.22 * opacity, "zorder": 2.0}
+        style |= {"color": SKY, "alpha": 0.22 * opacity, "zorder": 2.0}
         handles.append(ax.fill_between(rates, *curve.band, label=labels[2], **style))
     drawn = np.concatenate([[False], np.isfinite(curve.center), [False]])
     alone = drawn[1:-1] & ~drawn[:-2] & ~drawn[2:]
@@ -304,14 +308,14 @@ def _draw_lines(ax: "Axes", rates: FloatArray, values: FloatArray) -> "Artist":
 
     segments = [np.column_stack([rates, row]) for row in values]
     alpha = min(0.6, max(0.12, 6.0 / len(segments)))
-    lines = LineCollection(segments, colors=_GREY, linewidths=0.5, alpha=alpha, zorder=1.0, label=_SUBSAMPLES)
+    lines = LineCollection(segments, colors=GREY, linewidths=0.5, alpha=alpha, zorder=1.0, label=_SUBSAMPLES)
     ax.add_collection(lines, autolim=False)
     return lines
 
 
 def _shade_rates(ax: "Axes", left: float, right: float, *, label: str) -> "Artist":
-    alpha = 0.32 if _is_dark(ax) else 0.2
-    return ax.axvspan(left, right, color=_GREEN, alpha=alpha, linewidth=0.0, zorder=0.5, label=label)
+    alpha = 0.32 if is_dark(ax) else 0.2
+    return ax.axvspan(left, right, color=GREEN, alpha=alpha, linewidth=0.0, zorder=0.5, label=label)
 
 
 def _draw_pick(ax: "Axes", pick: float) -> "Artist":
@@ -329,19 +333,19 @@ def _draw_pick(ax: "Axes", pick: float) -> "Artist":
         color=text_color(ax),
         annotation_clip=False,
     )
-    return ax.axvline(pick, color=_VERMILLION, linewidth=1.4, zorder=4.0, label="pick")
+    return ax.axvline(pick, color=VERMILLION, linewidth=1.4, zorder=4.0, label="pick")
 
 
 def _draw_bracket(ax: "Axes", interval: tuple[float, float], *, label: str) -> "Artist":
     """Draw the interval of the best rate along the bottom, whatever the losses are."""
-    style: dict[str, Any] = {"color": _VERMILLION, "linewidth": 1.8, "marker": "|", "markersize": 7.0, "zorder": 5.0}
+    style: dict[str, Any] = {"color": VERMILLION, "linewidth": 1.8, "marker": "|", "markersize": 7.0, "zorder": 5.0}
     heights, transform = [_BRACKET_HEIGHT] * 2, ax.get_xaxis_transform()
     return ax.plot(interval, heights, transform=transform, label=label, **style)[0]
 
 
 def _hatch_beyond(ax: "Axes", edge: float, end: float) -> "Artist":
     ax.axvline(edge, color=text_color(ax), linestyle=":", linewidth=1.2, zorder=2.5)
-    colors: dict[str, Any] = {"facecolor": (*_rgb(_GREY), 0.12), "edgecolor": (*_rgb(_GREY), 0.5)}
+    colors: dict[str, Any] = {"facecolor": (*_rgb(GREY), 0.12), "edgecolor": (*_rgb(GREY), 0.5)}
     return ax.axvspan(edge, end, hatch="///", linewidth=0.0, zorder=0.4, label="unstable", **colors)
 
 
@@ -355,8 +359,3 @@ def _rgb(color: Any) -> tuple[float, float, float]:
     from matplotlib import colors
 
     return colors.to_rgb(color)
-
-
-def _is_dark(ax: "Axes") -> bool:
-    red, green, blue = _rgb(ax.get_facecolor())
-    return 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
