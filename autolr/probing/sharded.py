@@ -1,0 +1,91 @@
+"""Models whose parameters are sharded over processes (FSDP2), and what makes these go in lockstep."""
+
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+class Alone:
+    """One process: its numbers and decisions are everybody's."""
+
+    def mean(self, value: float) -> float:
+        """Return the mean of a number over all processes; not finite where one of them is not."""
+        return value
+
+    def any(self, flag: bool) -> bool:
+        """Return whether a flag is set in any process."""
+        return flag
+
+    def norms(self, norms: Sequence[float]) -> list[float]:
+        """Return the norms of tensors from those of their shards: the roots of the sums of squares."""
+        return list(norms)
+
+
+class Lockstep(Alone):
+    """Processes that do the same at the same time: numbers and decisions are made the same in all of them.
+
+    With FSDP every forward and every backward communicates, so that a decision of one process alone is a deadlock. All
+    processes get the same batches: gradients, of which FSDP takes the mean, are then those of one process.
+
+    Args:
+        group: The processes; they must be able to exchange tensors of the CPU, as those of gloo are. ``None``: all.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
+        self._group = group
+
+    def mean(self, value: float) -> float:
+        """Return the mean of a number over all processes; not finite where one of them is not."""
+        values = [value for (value,) in self._of_all([value])]
+        return values[0] + sum(value - values[0] for value in values) / len(values)  # of equal ones: that one
+
+    def any(self, flag: bool) -> bool:
+        """Return whether a flag is set in any process."""
+        return any(value > 0.0 for (value,) in self._of_all([float(flag)]))
+
+    def norms(self, norms: Sequence[float]) -> list[float]:
+        """Return the norms of tensors from those of their shards: the roots of the sums of squares."""
+        return [math.hypot(*of_shards) for of_shards in zip(*self._of_all(norms), strict=True)]
+
+    def _of_all(self, values: Sequence[float]) -> list[list[float]]:
+        """Return the values of each process, by rank."""
+        own = torch.tensor(values, dtype=torch.float64, device="cpu")
+        everybodys = [torch.empty_like(own) for _ in range(dist.get_world_size(self._group))]
+        dist.all_gather(everybodys, own, group=self._group)
+        return [values.tolist() for values in everybodys]
+
+
+def sharded_modules(*modules: nn.Module) -> list[Any]:
+    """Return the modules, of these and those within them, that are sharded (``FSDPModule``), each once."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # not imported, as that takes half a second
+    if fsdp is None:
+        return []
+    parts = {id(part): part for module in modules for part in module.modules()}
+    return [part for part in parts.values() if isinstance(part, fsdp.FSDPModule)]
+
+
+def reshard(modules: Iterable[Any]) -> None:
+    """Let each sharded module have its shards as parameters, after whatever it was in the middle of; nothing is sent.
+
+    After a forward a module may still have the whole parameters: what is written into the shards is then ignored.
+    """
+    for module in modules:
+        module.reshard()
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the shard of a tensor that lies in this process, and may be empty; of a plain tensor the tensor itself.
+
+    What is written into the shard is written into the tensor.
+
+    Example:
+        >>> local(torch.ones(2))
+        tensor([1., 1.])
+    """
+    shard: torch.Tensor = getattr(tensor, "_local_tensor", tensor)
+    return shard
