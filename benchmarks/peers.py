@@ -1,6 +1,6 @@
-"""Range tests as other libraries ship them, each as a function of a problem that returns a rate and its evaluations.
+"""Range tests as other libraries ship them, each as a function of a training that returns a rate and its evaluations.
 
-The suggestion of each library is taken with its own defaults, but for the lowest rate where it asks for one.
+Each library is used as its documentation says, with its own defaults, but for the lowest rate where it asks for one.
 """
 
 import contextlib
@@ -10,12 +10,12 @@ import math
 import tempfile
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from runs import batches
-from tasks import Problem
+from tasks import LossFunction, Problem
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -29,6 +29,21 @@ def loader_of(problem: Problem, batch_size: int, seed: int) -> DataLoader[Any]:
     """Return a shuffling loader whose order is that of the seed."""
     generator = torch.Generator().manual_seed(1000 + seed)
     return DataLoader(TensorDataset(*problem.train), batch_size, shuffle=True, drop_last=True, generator=generator)
+
+
+class Training(NamedTuple):
+    """What a finder is handed; the rate of the optimizer is the lowest one, where the finder reads that off it."""
+
+    model: nn.Module
+    loss_fn: LossFunction
+    optimizer: torch.optim.Optimizer
+    loader: DataLoader[Any]
+
+
+def training_of(problem: Problem, batch_size: int, seed: int) -> Training:
+    """Return a problem as it is handed to a finder."""
+    optimizer = problem.make_optimizer(problem.model.parameters(), lr=LOWEST)
+    return Training(problem.model, problem.loss_fn, optimizer, loader_of(problem, batch_size, seed))
 
 
 def range_test(problem: Problem, batch_size: int, seed: int, rule: Callable[[np.ndarray, np.ndarray], float]) -> Found:
@@ -74,53 +89,60 @@ def valley(rates: np.ndarray, losses: np.ndarray) -> float:
     return float(rates[start + int(third) + int(third / 2)])
 
 
-def torch_lr_finder(problem: Problem, batch_size: int, seed: int) -> Found:
-    """Return the suggestion of torch-lr-finder, the steepest fall, which its plot gives."""
+def torch_lr_finder(training: Training, *, always_reset: bool = False) -> Found:
+    """Return the suggestion of torch-lr-finder, the steepest fall, which its plot gives.
+
+    Its documentation calls ``reset()`` as the last line; with ``always_reset`` it is called after an exception too.
+    """
     from matplotlib.figure import Figure
     from torch_lr_finder import LRFinder
 
-    optimizer = problem.make_optimizer(problem.model.parameters(), lr=LOWEST)
-    finder = LRFinder(problem.model, optimizer, problem.loss_fn)
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        finder.range_test(loader_of(problem, batch_size, seed), end_lr=HIGHEST, num_iter=NUM_ITERATIONS)
-        drawn = finder.plot(ax=Figure().subplots(), suggest_lr=True)
+    finder = LRFinder(training.model, training.optimizer, training.loss_fn)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            finder.range_test(training.loader, end_lr=HIGHEST, num_iter=NUM_ITERATIONS)
+            drawn = finder.plot(ax=Figure().subplots(), suggest_lr=True)
+    except BaseException:
+        if always_reset:
+            finder.reset()
+        raise
+    finder.reset()
     rate = drawn[1] if isinstance(drawn, tuple) else None
     return rate, len(finder.history["lr"])
 
 
-def ignite(problem: Problem, batch_size: int, seed: int) -> Found:
+def ignite(training: Training) -> Found:
     """Return the suggestion of FastaiLRFinder, the steepest fall."""
     from ignite.engine import create_supervised_trainer
     from ignite.handlers import FastaiLRFinder
 
-    optimizer = problem.make_optimizer(problem.model.parameters(), lr=LOWEST)
-    trainer = create_supervised_trainer(problem.model, optimizer, problem.loss_fn)
+    trainer = create_supervised_trainer(training.model, training.optimizer, training.loss_fn)
     finder = FastaiLRFinder()
     with finder.attach(
-        trainer, {"model": problem.model, "optimizer": optimizer}, num_iter=NUM_ITERATIONS, end_lr=HIGHEST
+        trainer, {"model": training.model, "optimizer": training.optimizer}, num_iter=NUM_ITERATIONS, end_lr=HIGHEST
     ) as finding:
-        finding.run(loader_of(problem, batch_size, seed), max_epochs=NUM_ITERATIONS)
+        finding.run(training.loader, max_epochs=NUM_ITERATIONS)
     return float(finder.lr_suggestion()), len(finder.get_results()["lr"])
 
 
-def lightning(problem: Problem, batch_size: int, seed: int) -> Found:
-    """Return the suggestion of Tuner.lr_find, the steepest fall."""
+def lightning(training: Training) -> Found:
+    """Return the suggestion of Tuner.lr_find, the steepest fall; it sets the rate of the optimizer to it."""
     import lightning as pl
     from lightning.pytorch.tuner import Tuner
 
     class Module(pl.LightningModule):
-        """The problem, as Lightning wants it."""
+        """The training, as Lightning wants it."""
 
-        def __init__(self, model: nn.Module) -> None:
+        def __init__(self) -> None:
             super().__init__()
-            self.model = model
+            self.model = training.model
             self.lr = 1e-3
 
         def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], index: int) -> torch.Tensor:  # noqa: ARG002
-            return problem.loss_fn(self.model(batch[0]), batch[1])
+            return training.loss_fn(self.model(batch[0]), batch[1])
 
         def configure_optimizers(self) -> torch.optim.Optimizer:
-            return problem.make_optimizer(self.parameters(), lr=self.lr)
+            return training.optimizer
 
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -136,5 +158,5 @@ def lightning(problem: Problem, batch_size: int, seed: int) -> Found:
             default_root_dir=folder,
         )
         with contextlib.redirect_stderr(io.StringIO()):
-            finder = Tuner(trainer).lr_find(Module(problem.model), loader_of(problem, batch_size, seed))
+            finder = Tuner(trainer).lr_find(Module(), training.loader)
         return finder.suggestion(), len(finder.results["lr"])

@@ -168,7 +168,8 @@ def sweep(target: Target, task: Task, seed: int, schedule: ScheduleName) -> Pick
 
 
 def _steepest(peer: str, package: str) -> Choose:
-    return partial(range_test, getattr(peers, peer), package)
+    find = getattr(peers, peer)
+    return partial(range_test, lambda *problem: find(peers.training_of(*problem)), package)
 
 
 def _ruled(rule: Callable[..., float]) -> Choose:

@@ -38,13 +38,11 @@ def searched(effort: Effort, problem: Problem, task: Task, seed: int) -> float:
 
 
 def ranged(problem: Problem, task: Task, seed: int) -> float:
-    optimizer = problem.make_optimizer(problem.model.parameters(), lr=peers.LOWEST)
-    loader = peers.loader_of(problem, task.batch_size, seed)
-    return autolr.lr_range_test(problem.model, problem.loss_fn, optimizer, loader).num_evaluations
+    return autolr.lr_range_test(*peers.training_of(problem, task.batch_size, seed)).num_evaluations
 
 
-def of_peer(find: Callable[[Problem, int, int], peers.Found], problem: Problem, task: Task, seed: int) -> float:
-    return find(problem, task.batch_size, seed)[1]
+def of_peer(find: Callable[[peers.Training], peers.Found], problem: Problem, task: Task, seed: int) -> float:
+    return find(peers.training_of(problem, task.batch_size, seed))[1]
 
 
 # what it is called, the package that it needs, and how it is run
