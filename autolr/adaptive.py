@@ -1,6 +1,6 @@
 """Adaptive tuning: the race of the rates, with real probes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -63,14 +63,16 @@ def probe_adaptively(
     every, sizes = np.arange(learning_rates.size), look_sizes(num_subsamples)
     if epsilon is None:
         run = racing(every)
+        _keep_seen(cells, run)
         return cells.joined(), np.zeros(cells.loss_post.shape, dtype=np.bool_), _told(run, cells, num_subsamples)
     screen = _screen(cells, range(sizes[0]), look_level(confidence_level, 1, len(sizes)), epsilon, len(sizes))
     run = racing(screen.columns, num_past_looks=len(screen.looks))
+    if screen.looks and run.looks and run.looks[0].num_subsamples < screen.num_rows:
+        run = replace(run, looks=(), stop="ended")  # interrupted: the first look has seen more
     undone = screen.has_lost(run, cells)
     if undone:
         run = racing(every, num_past_looks=len(screen.looks))
-        if run.looks:  # rows that only some rates have are not compared
-            cells.truncate(run.looks[-1].num_subsamples)
+    _keep_seen(cells, run)
     told = _told(run, cells, num_subsamples, screen.looks)
     told["interpolation"] = screen.sparse.as_settings(cells, min(screen.num_rows or cells.num_rows, cells.num_rows))
     if undone:
@@ -140,6 +142,12 @@ def _race(cells: ProbedCells, columns: IntArray, *, num_subsamples: int, **optio
         return cells.delta[rows.start : rows.start + num_whole, columns[racing], -1]
 
     return race(differentials, num_subsamples, columns.size, **options)
+
+
+def _keep_seen(cells: ProbedCells, run: Race) -> None:
+    """Keep the rows that the last look has seen: others have only some of the rates, which are not to be compared."""
+    if run.looks:
+        cells.truncate(run.looks[-1].num_subsamples)
 
 
 def _told(run: Race, cells: ProbedCells, num_subsamples: int, before: tuple[Look, ...] = ()) -> dict[str, Any]:

@@ -5,10 +5,46 @@ from collections.abc import Callable
 import numpy as np
 
 from autolr._typing import BoolArray, EngineName, FloatArray, IntArray
-from autolr.probing.rows import ProbedRows
+from autolr.probing.rows import FinishedRows, ProbedRows
 
 # from rates, rows, the engine and the number of rows to probe whatever the time
 ProbeRows = Callable[[FloatArray, range, EngineName, int], ProbedRows]
+
+
+class RememberedProbes:
+    """Probes that remember what they have made, so that an interrupted tuning can be gone through again without any.
+
+    Whatever decides what is probed depends on the losses alone. Given the same ones, it comes to the same point; there
+    the data seems to end, and what it makes of that is the result of what was finished.
+
+    Args:
+        probe: What probes rows at some rates, and puts each row that is finished into its argument ``finished``.
+    """
+
+    def __init__(self, probe: Callable[..., ProbedRows]) -> None:
+        self._probe = probe
+        self._made: list[tuple[range, ProbedRows | FinishedRows]] = []
+
+    def __call__(self, learning_rates: FloatArray, rows: range, engine: EngineName, at_least: int) -> ProbedRows:
+        """Probe rows: see :data:`ProbeRows`."""
+        finished = FinishedRows()
+        self._made.append((rows, finished))
+        probed = self._probe(learning_rates, rows, engine, at_least, finished=finished)
+        self._made[-1] = rows, probed
+        return probed
+
+    @property
+    def end(self) -> int:
+        """The number after that of the last row that was finished at some rates; 0 where there is none."""
+        finished = (rows[: len(made.loss_pre)] for rows, made in self._made)
+        return max((rows[-1] + 1 for rows in finished if rows), default=0)
+
+    def again(self) -> ProbeRows:
+        """Return what gives the same losses in the same order, and nothing once these are over."""
+        unverified = "interrupted before the last row was verified"
+        parts = (made if isinstance(made, ProbedRows) else made.probed(unverified) for _, made in self._made)
+        nothing = ProbedRows(np.empty(0), np.empty(0), "none", "interrupted", out_of_time=False)
+        return lambda *_: next(parts, nothing)
 
 
 class ProbedCells:
@@ -83,7 +119,8 @@ class ProbedCells:
     def fill_gaps(self, rows: range, columns: IntArray) -> int:
         """Probe what is missing of rows at some columns, and return how many of the rows, from the first, are whole.
 
-        The rows that exist are probed whatever the time: it ends rows, and not the rates of a row.
+        The rows that exist are probed whatever the time: it ends rows, and not the rates of a row. (An interrupt does
+        end these.)
         """
         known = self._known(rows, columns)
         gaps = np.flatnonzero(~known.all(axis=1))
@@ -92,6 +129,10 @@ class ProbedCells:
             self.fill(missing, columns[~known.all(axis=0)], at_least=len(missing))
         if len(known) < len(rows):
             self.fill(rows[len(known) :], columns)
+        return self.num_whole(rows, columns)
+
+    def num_whole(self, rows: range, columns: IntArray) -> int:
+        """Return how many of the rows, from the first, were probed at all of the columns."""
         return int(np.logical_and.accumulate(self._known(rows, columns).all(axis=1)).sum())
 
     def _known(self, rows: range, columns: IntArray) -> BoolArray:

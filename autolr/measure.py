@@ -14,12 +14,12 @@ from autolr._typing import Batch, BoolArray, EngineName, FloatArray
 from autolr._validation import invalid
 from autolr._version import versions
 from autolr.adaptive import probe_adaptively
-from autolr.cells import ProbeRows
+from autolr.cells import ProbeRows, RememberedProbes
 from autolr.differentials import LossDifferentials
 from autolr.interpolation_error import TOLERANCE, share_left
 from autolr.plan import Plan
 from autolr.probing.objective import Objective
-from autolr.probing.rows import FinishedRows, ProbedRows, probe_row, probe_rows
+from autolr.probing.rows import ProbedRows, probe_row, probe_rows
 from autolr.probing.start import Start
 from autolr.probing.state import Snapshot
 from autolr.probing.warmup import warm_up
@@ -43,14 +43,14 @@ def measure(
         training: What the user trains with; it ends as it began.
         rows: The numbers of the rows.
         before: The rows that these extend; the first of them is probed again, to see whether something has changed.
-        keep: Called with the rows that are finished where Ctrl-C ends them, if they are enough and all of their rates
-            were to be probed; the interrupt is then raised.
+        keep: Called with the rows that are finished where Ctrl-C ends them, if they are enough; the interrupt is then
+            raised.
 
     Raises:
         ValueError: If the data gives fewer than two rows, or none to add; a loss before the step is not finite; or the
             rows before were those of another model, optimizer or data.
     """
-    began, finished = time.perf_counter(), FinishedRows()
+    began, probe = time.perf_counter(), None
     try:
         with training.preserved(plan.generators, plan.row_generators) as start:
             objective, randomness = start.objective, start.randomness
@@ -63,22 +63,25 @@ def measure(
                 _check_unchanged(start, plan, draw(0), before.differentials)
             deadline = None if plan.time_budget is None else began + plan.time_budget
             with progress_bar(plan.progress, len(rows), "subsamples") as bar:
-                probe = partial(
-                    _probe_rows,
-                    start,
-                    draw=draw,
-                    horizons=plan.horizons,
-                    seed=plan.seed,
-                    deadline=deadline,
-                    progress=partial(_advance, bar, rows.start),
-                    finished=finished,
+                probe = RememberedProbes(
+                    partial(
+                        _probe_rows,
+                        start,
+                        draw=draw,
+                        horizons=plan.horizons,
+                        seed=plan.seed,
+                        deadline=deadline,
+                        progress=partial(_advance, bar, rows.start),
+                    )
                 )
                 probed, interpolated, told = _probe_as_planned(plan, probe, rows, before, objective.epsilon)
     except KeyboardInterrupt:
-        num_rows = len(finished.loss_pre)
-        if num_rows >= (2 if before is None else 1) and not (plan.adaptive or plan.interpolate):
-            probed = finished.probed("interrupted before the last row was verified")
-            keep(_as_result(plan, training, objective, rows, probed, _none(plan, probed), began, interrupted=True))
+        at_least = 2 if before is None else 1
+        if probe is not None and probe.end >= rows.start + at_least:
+            probed, interpolated, told = _probe_as_planned(plan, probe.again(), rows, before, objective.epsilon)
+            told |= {"interrupted": True, "num_left_out": probe.end - rows.start - len(probed.loss_pre)}
+            if len(probed.loss_pre) >= at_least:
+                keep(_as_result(plan, training, objective, rows, probed, interpolated, began, **told))
         raise
     _check_rows(plan, len(probed.loss_pre), is_first=before is None)
     return _as_result(plan, training, objective, rows, probed, interpolated, began, **told)

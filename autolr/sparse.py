@@ -58,7 +58,7 @@ class SparseRows:
             share, reason = None, "the errors of all curves are below the resolution of the loss"
         return {
             "num_nodes": int(nodes.sum()),
-            "checked_subsamples": self.checked.tolist(),
+            "checked_subsamples": self.checked[self.checked < num_rows].tolist(),
             "error": share,
             "num_unresolved": num_unresolved,
             "num_probes": int((~np.isnan(cells.loss_post[:num_rows, :, -1])).sum()),
@@ -114,6 +114,10 @@ def fill_sparsely(cells: ProbedCells, rows: range, *, epsilon: float, tolerance:
     The clock ends the rows, not the rates of a row: one that was begun is probed at all that it turns out to need,
     whatever the time. So no row is left out for its values; and what is needed shows in the first block.
 
+    An interrupt, after which nothing more is probed, ends these too (:class:`autolr.cells.RememberedProbes`). Then the
+    rows up to the first one are left that lacks a rate which is needed, by the checks of the rows that are left; and
+    only the first ones where no other has been checked.
+
     Args:
         cells: What is filled.
         rows: The numbers of the rows.
@@ -134,13 +138,15 @@ def fill_sparsely(cells: ProbedCells, rows: range, *, epsilon: float, tolerance:
         begun = block[: cells.fill(block, np.flatnonzero(nodes))]
         if begun and not nodes.all():
             later = begun[::-1][::EVERY_ROW][::-1]
-            cells.fill(later, every, at_least=len(later))
+            later = later[: cells.fill(later, every, at_least=len(later))]
             checked = np.concatenate([checked, np.array(later, dtype=np.int64) - rows.start])
+            checked = _keep_whole(cells, rows, nodes, checked)
             known = range(first.stop, begun.stop)
             more, error, reason = check(checked, nodes)
             while (more != nodes).any():
                 cells.fill(known, np.flatnonzero(more & ~nodes), at_least=len(known))
                 nodes = more
+                checked = _keep_whole(cells, rows, nodes, checked)
                 if nodes.all():
                     break
                 more, error, reason = check(checked, nodes)
@@ -149,6 +155,15 @@ def fill_sparsely(cells: ProbedCells, rows: range, *, epsilon: float, tolerance:
     if not np.isnan(cells.loss_post).any():
         return SparseRows.exact(every.size, reason or "the data or the time ended early")
     return SparseRows(nodes, checked, error)
+
+
+def _keep_whole(cells: ProbedCells, rows: range, nodes: BoolArray, checked: IntArray) -> IntArray:
+    """Keep the rows that an interrupt has left whole, all if there was none, and return the checked ones of them."""
+    num_rows = cells.num_whole(rows, np.flatnonzero(nodes))
+    if not (checked[NUM_FIRST_ROWS:] < num_rows).any():  # the first rows have chosen the nodes: they are no test
+        num_rows = NUM_FIRST_ROWS
+    cells.truncate(num_rows)
+    return checked[checked < num_rows]
 
 
 def _blocks(rows: range) -> Iterator[range]:

@@ -196,8 +196,9 @@ class AutoLRTuner:
 
         Returns:
             The result, also kept for :meth:`suggest`, :meth:`plot` and their kin. Where Ctrl-C ends the call, the rows
-            that were finished are kept, if they are two or more and neither ``adaptive`` nor ``interpolate``:
-            :attr:`result` then says how many of how many, and :meth:`extend` goes on.
+            that were finished are kept, if they are two or more: :attr:`result` then says how many of how many, and
+            :meth:`extend` goes on (not with ``adaptive``). A race is kept with a last look at its rows, as if the time
+            had ended; interpolated rows as far as they are finished at all rates that the checked ones ask for.
 
         Raises:
             TypeError: If the data or an argument has the wrong type, or integers are fed to a layer of floats.

@@ -56,22 +56,24 @@ class FinishedRows:
 
     Attributes:
         engine: The engine that makes them.
+        repeatable: Whether the loss of the first row was the same when it was computed again.
         loss_pre: Their losses before the step.
         loss_post: Their losses after it, each in the shape of a row.
     """
 
     engine: str = "none"
+    repeatable: bool = True
     loss_pre: list[float] = field(default_factory=list)
     loss_post: list[FloatArray] = field(default_factory=list)
 
-    def begin(self, engine: str) -> None:
+    def begin(self, engine: str, *, repeatable: bool) -> None:
         """Forget all rows: an engine begins."""
-        self.engine, self.loss_pre, self.loss_post = engine, [], []
+        self.engine, self.repeatable, self.loss_pre, self.loss_post = engine, repeatable, [], []
 
-    def probed(self, reason: str, *, out_of_time: bool = False, repeatable: bool = True) -> ProbedRows:
+    def probed(self, reason: str, *, out_of_time: bool = False) -> ProbedRows:
         """Return the losses."""
         losses = np.array(self.loss_pre), np.array(self.loss_post[: len(self.loss_pre)])
-        return ProbedRows(*losses, self.engine, reason, out_of_time, repeatable)
+        return ProbedRows(*losses, self.engine, reason, out_of_time, self.repeatable)
 
 
 def probe_rows(
@@ -239,7 +241,7 @@ def _probe(
     engine: str,
     reason: str,
 ) -> ProbedRows:
-    finished.begin(engine)
+    finished.begin(engine, repeatable=repeatable)
     out_of_time = False
     for row in progress(rows):
         out_of_time = len(finished.loss_pre) >= at_least and _is_over(deadline)
@@ -252,7 +254,7 @@ def _probe(
             raise ValueError(invalid("loss_pre", where, pre))
         finished.loss_post.append(post)
         finished.loss_pre.append(pre)
-    return finished.probed(reason, out_of_time=out_of_time, repeatable=repeatable)
+    return finished.probed(reason, out_of_time=out_of_time)
 
 
 def _is_over(deadline: float | None) -> bool:

@@ -109,8 +109,9 @@ def race(
     on average while a dropped one lowered it, or are clearly worse than a dropped one was; the look is then repeated.
 
     A look at fewer rows than planned, because the data or the time ended, takes the place of the next one: what ends
-    them does not look at the values. Rates that are out are no longer probed, but for the pick's neighbours, which the
-    interval of the best rate needs.
+    them does not look at the values. Where that leaves rows that not all rates have that race, such as those that came
+    back, the look is made at the rows before these. Rates that are out are no longer probed, but for the pick's
+    neighbours, which the interval of the best rate needs.
 
     Args:
         probe: From rows and columns, increasing, to loss differentials, shape ``(m, len(columns))``; ``inf``: diverged;
@@ -152,8 +153,10 @@ def race(
             return Race(tuple(looks), len(sizes), "ended")
         level = look_level(confidence_level, number, len(sizes))
         look = take_look(cells.values[:, columns], columns, confidence_level=level)
-        while (back := cells.clearly_better(look)).size and cells.fill(back, cells.num_rows):
+        while (back := cells.clearly_better(look)).size:
+            ended |= not cells.fill(back, cells.num_rows)
             columns = np.union1d(columns, back)
+            cells.keep_whole(columns)
             look = take_look(cells.values[:, columns], columns, confidence_level=level)
         looks.append(look)
         stop = look.decision(tolerance) or ("ended" if ended else None)
@@ -188,6 +191,11 @@ class _Cells:
             self.values[begin:end, chosen] = more
             complete &= end == size
         return complete
+
+    def keep_whole(self, columns: IntArray) -> None:
+        """Forget the rows from the first one on that was not probed at all of the columns."""
+        whole = ~np.isnan(self.values[:, columns]).any(axis=1)
+        self.values = self.values[np.logical_and.accumulate(whole)]
 
     def clearly_better(self, look: Look) -> IntArray:
         """Return the dropped columns that should not have been: see :func:`race`."""
