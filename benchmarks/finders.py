@@ -3,17 +3,18 @@
     python benchmarks/finders.py                  # three minutes on one core
     python benchmarks/finders.py --check          # seconds: two seeds, no framework; exit status 1 if autolr fails
 
-Each finder is used as its documentation says, on the same training: the digits of scikit-learn, a network with BatchNorm
-and dropout, Adam after five steps, batches of 32. The weights, the data and the optimizer's state are the same for all
-seeds; the order of the batches, the subsamples and the dropout masks are the seed's. The columns of the first table:
+Each finder is used as its documentation says, on the same training: the digits of scikit-learn, a network with
+BatchNorm and dropout, Adam after five steps, batches of 32. The weights, the data and the optimizer's state are the
+same for all seeds; the order of the batches, the subsamples and the dropout masks are the seed's. The columns of the
+first table:
 
 - suggestion: the median over the seeds that give one, with the lowest and the highest.
 - spread: the highest suggestion over the lowest; in brackets, the standard deviation of the decimal logarithms.
 - none: the seeds without a suggestion: an error, ``None``, or a verdict of "I cannot tell".
 - error bar: how wide it is in decades, the median over the seeds; "none" where the finder gives none.
 - evaluations, seconds: gradient evaluations (three losses count as one) and processor time, medians over the seeds.
-- elsewhere: how far the suggestions of three starts (other weights, another order) are from each other, the highest over
-  the lowest, the median over the tasks of ``regret.py``.
+- elsewhere: how far the suggestions of three starts (other weights, another order) are from each other, the highest
+  over the lowest, the median over the tasks of ``regret.py``.
 - regret: how much worse a whole run ends at the suggestion than at the best rate, constant / cosine, on the tasks that
   only judge. These two columns are read from ``regret.json``.
 

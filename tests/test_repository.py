@@ -15,8 +15,8 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 README = (ROOT / "README.md").read_text()
 TOP = {
-    ".ci", ".gitignore", ".pre-commit-config.yaml", "assets", "autolr", "benchmarks", "CHANGELOG.md", "constraints.txt",
-    "CONTRIBUTING.md", "LICENSE", "Makefile", "pyproject.toml", "README.md", "tests",
+    ".ci", ".gitignore", ".pre-commit-config.yaml", "assets", "autolr", "benchmarks", "CHANGELOG.md", "CITATION.cff",
+    "constraints.txt", "CONTRIBUTING.md", "LICENSE", "Makefile", "pyproject.toml", "README.md", "tests",
 }  # fmt: skip
 
 
@@ -74,6 +74,12 @@ def test_the_conventions_are_short():
 def test_the_changelog_knows_the_version():
     changelog = (ROOT / "CHANGELOG.md").read_text()
     assert "## Unreleased" in changelog or f"## {autolr.__version__}" in changelog
+
+
+def test_the_citation_is_of_this_version():
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert re.search(r"^version: (\S+)$", citation, flags=re.MULTILINE).group(1) == autolr.__version__
+    assert re.search(r"^license: (\S+)$", citation, flags=re.MULTILINE).group(1) == PROJECT["license"]
 
 
 def test_links_of_the_readme_lead_somewhere():
