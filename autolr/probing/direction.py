@@ -11,6 +11,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 from autolr._typing import Batch
 from autolr.probing.affine import Points
 from autolr.probing.gradients import RowGradients
+from autolr.probing.sharded import local
 from autolr.probing.start import Start
 
 STEP_TOLERANCE = 1e-4
@@ -32,7 +33,9 @@ class Direction:
 
     Memory: d lies in the storage of the gradient, :math:`\theta_0` in the snapshot of the start, and real steps are
     compared by sketches, so that nothing of the size of the parameters is allocated but the gradients. (Where these are
-    sparse, d is dense.)
+    sparse, d is dense. That of sharded ones does not lie in their storage.)
+
+    Of a sharded parameter, all of this is about the shard; its norms are those of all shards together.
 
     Args:
         start: The start of all probes.
@@ -51,8 +54,9 @@ class Direction:
         self.is_whole = len(self.parameters) == len(held)
         self.origin = [start.snapshot.values_of(parameter) for parameter in self.parameters]
         self.steps: list[torch.Tensor | None] = [None] * len(self.parameters)
-        self._data = [parameter.data for parameter in self.parameters]
-        self._lengths = _norms(self.origin)
+        self._data = [local(parameter).data for parameter in self.parameters]
+        self._lockstep = start.objective.lockstep
+        self._lengths = self._norms(self.origin)
         self._resolution = [torch.finfo(parameter.dtype).eps for parameter in self.parameters]
 
     @property
@@ -62,7 +66,11 @@ class Direction:
 
     def is_finite(self) -> bool:
         """Return whether d is finite; if not, a step overflowed, and there is no line."""
-        return math.isfinite(length_of([step for step in self.steps if step is not None]))
+        return math.isfinite(self.length([step for step in self.steps if step is not None]))
+
+    def length(self, sketches: list[torch.Tensor]) -> float:
+        """Return the length of a way from its sketches."""
+        return self._lockstep.norms([length_of(sketches)])[0]
 
     def points(self) -> Points:
         """Return the start and the step of each parameter."""
@@ -85,21 +93,21 @@ class Direction:
     def step(self, learning_rate: float, gradients: RowGradients) -> list[torch.Tensor]:
         """Take a real step from the start, stay there, and return the sketches of the way, tensor by tensor."""
         gradients.step(learning_rate)
-        return [_sketch(p.data, origin) for p, origin in zip(self.parameters, self.origin, strict=True)]
+        return [_sketch(local(p).data, origin) for p, origin in zip(self.parameters, self.origin, strict=True)]
 
     def take(self, learning_rate: float, gradients: RowGradients) -> None:
         """Measure d by a real step from the start, which uses the gradients up, and go back to the start."""
         gradients.step(learning_rate)
         storage = dict(zip(map(id, self._start.objective.parameters), gradients.values, strict=True))
         for index, (parameter, origin) in enumerate(zip(self.parameters, self.origin, strict=True)):
-            gradient = storage.get(id(parameter))
+            gradient, data = storage.get(id(parameter)), local(parameter).data
             hooks = getattr(parameter, "_post_accumulate_grad_hooks", None)  # which may have kept it
-            if gradient is None and torch.equal(parameter.data, origin):
+            if gradient is None and torch.equal(data, origin):
                 self.steps[index] = None
             else:
                 is_free = gradient is not None and not hooks and _like(gradient, origin)
                 place = gradient if is_free else torch.empty_like(origin)
-                self.steps[index] = torch.sub(origin, parameter.data, out=place).div_(learning_rate)
+                self.steps[index] = torch.sub(origin, data, out=place).div_(learning_rate)
         self._start.restore()
 
     def sketches(self) -> list[torch.Tensor]:
@@ -122,12 +130,15 @@ class Direction:
             line: Those of the way to rate 1.
         """
         beside = torch._foreach_sub(real, torch._foreach_mul(line, learning_rate))
-        allowances = zip(_norms(beside), _norms(real), self._resolution, self._lengths, strict=True)
+        allowances = zip(self._norms(beside), self._norms(real), self._resolution, self._lengths, strict=True)
         for distance, length, epsilon, origin in allowances:
             allowed = max(STEP_TOLERANCE, 4.0 * epsilon) * length + epsilon * origin
             if not distance <= allowed:
                 return f"the real step at {learning_rate:.3g} is off the line by {distance:.2g}, {allowed:.2g} allowed"
         return None
+
+    def _norms(self, tensors: Sequence[torch.Tensor]) -> list[float]:
+        return self._lockstep.norms(_norms(tensors))
 
     def move(self, learning_rate: float, still: frozenset[int] = frozenset()) -> None:
         """Move the parameters to the point of the line at a rate, but for those whose ``id`` is in ``still``."""
@@ -211,7 +222,8 @@ def _is_unshared(gradient: torch.Tensor) -> bool:
 def _like(gradient: torch.Tensor, origin: torch.Tensor) -> bool:
     """Return whether d can lie in the storage of the gradient."""
     return (
-        gradient.layout == origin.layout
+        local(gradient) is gradient
+        and gradient.layout == origin.layout
         and gradient.dtype == origin.dtype
         and gradient.device == origin.device
         and gradient.shape == origin.shape

@@ -13,6 +13,7 @@ class RowGradients:
 
     They are handed to the optimizer as they are. If it or a hook of it writes into them (clipping), which their
     versions tell, they are computed again and kept apart, and it is handed copies: only then do they need memory twice.
+    (The versions of sharded gradients tell nothing, so that of these it is handed copies always.)
 
     Args:
         start: The start of all probes, where the model is.
@@ -25,7 +26,7 @@ class RowGradients:
     def __init__(self, start: Start, batch: Batch) -> None:
         self._start = start
         self._batch = batch
-        self._are_copied = False
+        self._are_copied = bool(start.objective.sharded)
         self.values = self._computed()
 
     def step(self, learning_rate: float) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from autolr._typing import Batch, EngineName, FloatArray
 from autolr.probing.contest import Contest
-from autolr.probing.direction import Direction, is_linear, length_of
+from autolr.probing.direction import Direction, is_linear
 from autolr.probing.forwards import Forwards, coarseness, deviation
 from autolr.probing.gradients import RowGradients
 from autolr.probing.start import Start, needs_closure
@@ -65,7 +65,8 @@ class LineProbe:
             return self._by_steps(batch, evaluation_batch)
         frozen = [weight._version for weight in self._frozen]
         loss_pre, *loss_post = self._forwards.losses(self._rates_and_zero, evaluation_batch)
-        if start.restore():  # a forward has changed what none has changed on the batches that were checked
+        # a forward has changed what none has changed on the batches that were checked
+        if start.objective.lockstep.any(start.restore()):
             start.objective.expect_changes()
             return self._by_steps(batch, evaluation_batch)
         if frozen != [weight._version for weight in self._frozen]:
@@ -102,7 +103,7 @@ class LineProbe:
         gradients = direction.gradients(batch)
         line = [sketch / highest for sketch in direction.step(highest, gradients)]
         start.restore()
-        length = length_of(line)
+        length = direction.length(line)
         if not (math.isfinite(length) and length > 0.0):
             return f"the step at {highest:g} is {'zero' if length == 0.0 else 'not finite'}"
         coarse, fine = direction.resolvable(length)

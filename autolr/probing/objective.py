@@ -16,12 +16,14 @@ from autolr.probing.backward import backward_by_all, has_own_functions
 from autolr.probing.held import held_modules, held_objects
 from autolr.probing.mistakes import integers_refused
 from autolr.probing.random_state import capture_random_state
+from autolr.probing.sharded import Alone, coarsest_dtype, local, ready, reshard
 from autolr.probing.state import Snapshot, distinct_entries
 from autolr.probing.stated import stated_loss
 
 _Context = AbstractContextManager[object]
 _Points = Any  # a tensor, or a list of tensors
 _PLAIN = nullcontext()
+_ALONE = Alone()
 
 
 class Objective:
@@ -39,12 +41,16 @@ class Objective:
         scaler: By whose scale losses are multiplied before their backward, so that gradients in half precision do not
             underflow; gradients are divided by it again. It is only asked for its scale.
         clip: Called with the parameters when their gradients are complete, to change these in place.
+        lockstep: What makes numbers and decisions the same in all processes over which modules are sharded.
 
     Attributes:
         weights: All parameters of the modules and those given.
         num_forwards: Losses computed without a gradient so far.
         num_gradients: Losses computed with a gradient so far.
-        epsilon: The relative resolution of the loss's dtype, known after a check.
+        epsilon: The relative resolution of the loss's dtype, or of that to which sharded weights are rounded; known
+            after a check.
+        lockstep: See above.
+        sharded: The sharded modules (FSDP2). Between forwards and backwards they have their shards as parameters.
     """
 
     def __init__(
@@ -57,8 +63,10 @@ class Objective:
         autocast: Autocast | None = None,
         scaler: torch.amp.GradScaler | None = None,
         clip: Clip | None = None,
+        lockstep: Alone = _ALONE,
     ) -> None:
         self.model = model
+        self.lockstep = lockstep
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self.num_forwards = 0
         self.num_gradients = 0
@@ -68,13 +76,16 @@ class Objective:
         self._autocast, self._scaler, self._clip = autocast, scaler, clip
         self._checked = self._needs_graph = False
         self._writes_batch = self._changes_attributes = True  # unless checked
-        self._has_own_functions: bool | None = None  # until the first gradient
+        self.sharded = ready(*self.modules())
+        # until the first gradient, but of shards, which are in no graph
+        self._has_own_functions: bool | None = True if self.sharded else None
         owned = (parameter for module in self.modules() for parameter in module.parameters())
         weights: dict[int, torch.Tensor] = {id(weight): weight for weight in (*owned, *self.parameters)}
         self.weights = list(weights.values())
         # a forward may change anything but the weights
         self._around = Snapshot(*self.modules(), leave=self.weights)
-        dense = [tensor for tensor in self._around.tensors if tensor.layout == torch.strided]
+        whole = (tensor for tensor in self._around.tensors if local(tensor) is tensor)  # shards are among them too
+        dense = [tensor for tensor in whole if tensor.layout == torch.strided]
         self._buffers = [distinct_entries(tensor.data) for tensor in dense]
         self._values = [tensor.clone() for tensor in self._buffers]
 
@@ -92,6 +103,8 @@ class Objective:
     def obstacle(self) -> str | None:
         """Why the calls of torch in a forward cannot be seen and replaced, or ``None``."""
         parts = [part for module in self.modules() for part in module.modules()]
+        if self.sharded:
+            return "the model is sharded"
         if self._needs_graph:
             return "the loss is made of derivatives"
         if self._is_compiled:
@@ -147,9 +160,10 @@ class Objective:
             with within:
                 loss = self._scalar(batch)
             value = float(loss.detach())
+        reshard(self.sharded)
         if not keep:
             self._put_back()
-        return value
+        return self.lockstep.mean(value)
 
     def losses(
         self, batch: Batch, points: _Points, at: Callable[[_Points], _Context], *, graph: bool = False
@@ -214,9 +228,11 @@ class Objective:
         losses = [self._add_gradients(part, len(parts)) for part in parts]
         if self._clip is not None:
             self._clip([parameter for parameter in self.parameters if parameter.grad is not None])
+        reshard(self.sharded)
         if not keep:
             self._around.restore()
-        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+        loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+        return loss.fill_(self.lockstep.mean(float(loss))) if self.sharded else loss
 
     def with_graph(self, batch: Batch) -> torch.Tensor:
         """Return the loss on one batch with its graph; the modules are left as the forward leaves them.
@@ -252,7 +268,8 @@ class Objective:
                 parameter.grad = None
             loss = self._backward(batch, num_parts, scale)
             gradients = [_entries(parameter.grad) for parameter in self.parameters if parameter.grad is not None]
-            if scale <= 1.0 or not bool(loss.isfinite()) or all(bool(g.isfinite().all()) for g in gradients):
+            overflows = bool(loss.isfinite()) and not all(bool(g.isfinite().all()) for g in gradients)
+            if scale <= 1.0 or not self.lockstep.any(overflows):
                 break
             scale /= 2.0
             rewind()
@@ -304,7 +321,8 @@ class Objective:
         # a compiled model would be compiled again for the hooks
         with integers_refused([] if self._is_compiled else self.modules()):
             loss = self._checked_loss(own, batch)
-        self.epsilon = torch.finfo(loss.dtype).eps
+        rounding = coarsest_dtype(self.sharded) or loss.dtype
+        self.epsilon = max(torch.finfo(loss.dtype).eps, torch.finfo(rounding).eps)
         after = _tensors_of(own)
         same = len(after) == len(tensors) and all(one is other for one, other in zip(after, tensors, strict=True))
         self._writes_batch = wrote or not same or versions != [tensor._version for tensor in tensors]
@@ -349,8 +367,8 @@ def is_compiled(part: object) -> bool:
 
 
 def _entries(gradient: torch.Tensor) -> torch.Tensor:
-    """Return the entries of a gradient as a dense tensor that shares its memory."""
-    return gradient._values() if gradient.is_sparse else gradient
+    """Return the entries of a gradient, or of its shard, as a dense tensor that shares its memory."""
+    return gradient._values() if gradient.is_sparse else local(gradient)
 
 
 def _tensors_of(batch: Batch) -> list[torch.Tensor]:

@@ -118,12 +118,13 @@ def probe_rows(
         ValueError: If a loss before the step is not finite.
     """
     reference = partial(probe_row, start, learning_rates, horizons, seed)
-    if at_least == 0 and _is_over(deadline):
+    if at_least == 0 and _is_over(deadline, start):
         return ProbedRows(np.empty(0), np.empty(0), engine, "there was no time", out_of_time=True)
     first = draw(rows[0])
     repeatable = first is None or _is_repeatable(start, first[-1])
     probe = partial(
         _probe,
+        start=start,
         draw=draw,
         rows=rows,
         deadline=deadline,
@@ -231,6 +232,7 @@ def _objection(line: LineProbe, batches: Sequence[Batch] | None) -> str | None:
 def _probe(
     probe: Probe,
     *,
+    start: Start,
     draw: Draw,
     rows: range,
     deadline: float | None,
@@ -244,7 +246,7 @@ def _probe(
     finished.begin(engine, repeatable=repeatable)
     out_of_time = False
     for row in progress(rows):
-        out_of_time = len(finished.loss_pre) >= at_least and _is_over(deadline)
+        out_of_time = len(finished.loss_pre) >= at_least and _is_over(deadline, start)
         batches = None if out_of_time else draw(row)
         if batches is None:
             break
@@ -257,5 +259,5 @@ def _probe(
     return finished.probed(reason, out_of_time=out_of_time)
 
 
-def _is_over(deadline: float | None) -> bool:
-    return deadline is not None and time.perf_counter() > deadline
+def _is_over(deadline: float | None, start: Start) -> bool:
+    return deadline is not None and start.objective.lockstep.any(time.perf_counter() > deadline)

@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from autolr._validation import invalid
+
 
 class Alone:
     """One process: its numbers and decisions are everybody's."""
@@ -69,13 +71,53 @@ def sharded_modules(*modules: nn.Module) -> list[Any]:
     return [part for part in parts.values() if isinstance(part, fsdp.FSDPModule)]
 
 
-def reshard(modules: Iterable[Any]) -> None:
-    """Let each sharded module have its shards as parameters, after whatever it was in the middle of; nothing is sent.
+def ready(*modules: nn.Module) -> list[Any]:
+    """Return the sharded modules, of these and those within them, with their shards as parameters.
 
-    After a forward a module may still have the whole parameters: what is written into the shards is then ignored.
+    What FSDP puts off until the first forward is done: it registers hooks, which a snapshot is to know.
+
+    Raises:
+        ValueError: If a model is sharded by FSDP1, or gradients wait in it to be summed over processes.
     """
     for module in modules:
+        if any(type(part).__name__ == "FullyShardedDataParallel" for part in module.modules()):
+            raise ValueError(invalid("model", "be sharded by fully_shard (FSDP2), where it is sharded", module))
+    sharded = sharded_modules(*modules)
+    for module in sharded:
+        if any(not group.reduce_grads or any(map(_waits, group.fsdp_params)) for group in _groups(module)):
+            reduced = "reduce its gradients (set_requires_gradient_sync), and have none that wait for it"
+            raise ValueError(invalid("model", reduced, module))
+        module.unshard()
+    reshard(sharded)
+    return sharded
+
+
+def reshard(sharded: Iterable[Any]) -> None:
+    """Let sharded modules have their shards as parameters; nothing is sent.
+
+    After a forward they may still have the whole parameters: what is written into the shards is then ignored.
+    """
+    for module in sharded:
         module.reshard()
+
+
+def reset(sharded: Iterable[Any]) -> bool:
+    """Do as :func:`reshard` does, also in the middle of a forward or backward that was broken off.
+
+    Returns:
+        ``False``, as what has changed is not known.
+    """
+    for module in sharded:
+        if module._get_fsdp_state()._is_root is not False:
+            module.reset_iter_state()  # of all below it
+    reshard(sharded)
+    return False
+
+
+def coarsest_dtype(sharded: Iterable[Any]) -> torch.dtype | None:
+    """Return the coarsest dtype to which policies of mixed precision round the weights, or ``None``."""
+    dtypes = [dtype for module in sharded if (dtype := module._get_fsdp_state()._mp_policy.param_dtype) is not None]
+    return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps, default=None)
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
@@ -89,3 +131,14 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
     """
     shard: torch.Tensor = getattr(tensor, "_local_tensor", tensor)
     return shard
+
+
+def _groups(module: Any) -> list[Any]:
+    """Return the parameters that FSDP handles together."""
+    return list(module._get_fsdp_state()._fsdp_param_groups)
+
+
+def _waits(parameter: Any) -> bool:
+    """Return whether FSDP keeps a gradient of a parameter that was not summed over processes yet."""
+    whole = getattr(parameter, "_unsharded_param", None)
+    return parameter.unsharded_accumulated_grad is not None or (whole is not None and whole.grad is not None)

@@ -14,6 +14,7 @@ from torch.autograd import forward_ad
 
 from autolr.probing.held import held_modules
 from autolr.probing.random_state import capture_random_state, is_generator, state_access
+from autolr.probing.sharded import local, reset, reshard, sharded_modules
 
 # puts something back, and returns whether it had changed; of a tensor's values it does not know (False)
 Restore = Callable[[], bool]
@@ -29,7 +30,8 @@ class Snapshot:
     rates, counters), and the modules that an optimizer's hooks hold (an average of the weights); of dicts, lists, sets
     and deques the content; of arrays the values; of tensors the values, the storage and ``requires_grad``; of random
     generators the state. All these keep their identity. Gradients are taken off by :meth:`restore`, as a start of one's
-    own gradients, and put back by :meth:`restore_gradients`.
+    own gradients, and put back by :meth:`restore_gradients`. Sharded modules have their shards as parameters, now and
+    after :meth:`restore`, and of a sharded tensor the values are those of its shard: nothing is sent.
 
     Not remembered is what lies behind objects of other types, which are kept by reference: the attributes of an object
     that is no module; the tensors, lists and counters that a hook or a forward closes over or names. (Of those, the
@@ -52,6 +54,10 @@ class Snapshot:
         self.tensors: list[torch.Tensor] = []
         self._dense = _Dense()
         self._restores: list[Restore] = [_contexts_restore(), self._dense.restore]
+        sharded = sharded_modules(*(value for value in objects if isinstance(value, nn.Module)))
+        if sharded:
+            reshard(sharded)
+            self._restores.insert(1, partial(reset, sharded))
         self._alive: dict[int, object] = {id(tensor): tensor for tensor in leave}  # an id needs its object's life
         pending = [value for value in objects if not is_generator(value)]
         while pending:
@@ -78,8 +84,8 @@ class Snapshot:
         return changed
 
     def values_of(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return the values to which a remembered tensor goes back, in its shape; they are not to be written to."""
-        return self._dense.values_of(tensor)
+        """Return the values to which a remembered tensor, or its shard, goes back; they are not to be written to."""
+        return self._dense.values_of(local(tensor))
 
     def clear_gradients(self) -> None:
         """Take all gradients off, so that nothing is written into them."""
@@ -95,6 +101,9 @@ class Snapshot:
         """Append what puts ``value`` itself back, and return the objects that it holds."""
         if isinstance(value, torch.Tensor):
             self.tensors.append(value)
+            if (shard := local(value)) is not value:
+                self._restores.append(partial(_restore_leaf, value, value.is_leaf, value.requires_grad))
+                return [shard]
             if self._since is None or id(value) in self._since._alive:
                 if value.layout == torch.strided:
                     self._dense.add(value)

@@ -6,6 +6,7 @@ import torch
 
 from autolr._typing import Batch
 from autolr._validation import invalid
+from autolr.probing.sharded import local
 from autolr.probing.start import Start
 
 
@@ -41,7 +42,7 @@ def warm_up(start: Start, batches: Iterator[Batch], warmup_steps: int) -> int:
                 _step_and_hold(start, gradients, factor * learning_rate, batch, origin)
                 states.append(_tensors(start.optimizer.state))
             # a warm Rprop no longer looks at the rate, which its first step put into its state
-            if isinstance(start.optimizer, torch.optim.Rprop) or not _equal(*states):
+            if isinstance(start.optimizer, torch.optim.Rprop) or start.objective.lockstep.any(not _equal(*states)):
                 raise ValueError(refusal)
         else:
             _step_and_hold(start, gradients, learning_rate, batch, origin)
@@ -69,7 +70,7 @@ def _tensors(value: object) -> list[torch.Tensor]:
         if value.is_sparse:  # momentum of sparse gradients
             entries = value.detach().coalesce()
             return [entries.indices().clone(), entries.values().clone()]
-        return [value.detach().clone()]
+        return [local(value).detach().clone()]
     if isinstance(value, (float, int)):
         return [torch.tensor(value, device="cpu", dtype=torch.float64)]
     if isinstance(value, dict):
