@@ -1,7 +1,6 @@
 """RangeTest: the losses of training runs at a rising rate, and the rates that rules read off them."""
 
 import copy
-import html
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
+from autolr._html import verdict_html
 from autolr._text import format_rate
 from autolr._typing import FloatArray, Settings
 from autolr._validation import check_integer, check_option, invalid
@@ -213,7 +213,10 @@ class RangeTest:
             return "\n".join((f"I cannot tell: {error}", *self._cost_lines()))
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
+        try:
+            return self.suggest()._repr_html_()
+        except NoCandidateError:
+            return verdict_html(str(self))
 
     @cached_property
     def _rates(self) -> FloatArray:

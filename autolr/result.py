@@ -1,7 +1,6 @@
 """TuningResult: the numbers of a tuning as frames, suggestions, pictures and files."""
 
 import copy
-import html
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from autolr._html import verdict_html
 from autolr._typing import IntervalMethod, Method, Rng, Settings
 from autolr._validation import invalid
 from autolr.differentials import LossDifferentials
@@ -17,6 +17,7 @@ from autolr.errors import NoCandidateError
 from autolr.interpolation_error import join_reasons, told_of_both
 from autolr.levels import level_of
 from autolr.plotting import plot_differentials
+from autolr.report import write_tuning_report
 from autolr.statistics.summary import summarize
 from autolr.storage import load_json, save_json
 from autolr.suggestion import Suggestion, decide, warn_of
@@ -276,6 +277,22 @@ class TuningResult:
         """
         return cls(*load_json(path))
 
+    def to_html(self, path: str | os.PathLike[str], *, method: Method = "mean") -> None:
+        """Write a report: one HTML file with the verdict, the picture, the table of the rates and the settings.
+
+        It needs no network, runs no script but its own, which sorts the table, and is the same, byte by byte, at each
+        call. It is written as a whole or not at all.
+
+        Args:
+            path: Where to write, ``.html`` or ``.htm``; what is there is replaced.
+            method: The method of the pick.
+
+        Raises:
+            ValueError: If the path ends in something else, or there is no such method.
+            OSError: If the file cannot be written.
+        """
+        write_tuning_report(path, self, method)
+
     def __repr__(self) -> str:
         record = self.differentials
         return f"<TuningResult: {record.num_subsamples} subsamples, {record.learning_rates.size} learning rates>"
@@ -287,4 +304,7 @@ class TuningResult:
             return no_decision(error, self)
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
+        try:
+            return decide(self, "mean")._repr_html_()
+        except NoCandidateError as error:
+            return verdict_html(no_decision(error, self))

@@ -1,7 +1,6 @@
 """SearchResult: everything that a search tried, and the rate that it leads to."""
 
 import copy
-import html
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import pandas as pd
 from autolr._typing import Settings
 from autolr._validation import invalid
 from autolr.plot_search import plot_search
+from autolr.report import write_search_report
 from autolr.search_verdict import search_verdict
 from autolr.storage import load_search, save_search
 from autolr.suggestion import Suggestion
@@ -128,6 +128,20 @@ class SearchResult:
             raise ValueError(f"`path` must name an undamaged result, got {str(path)!r}: {what}") from error
         return result
 
+    def to_html(self, path: str | os.PathLike[str]) -> None:
+        """Write a report: one HTML file with the verdict, pictures, tables of what was tried, and the settings.
+
+        See :meth:`TuningResult.to_html`.
+
+        Args:
+            path: Where to write, ``.html`` or ``.htm``; what is there is replaced.
+
+        Raises:
+            ValueError: If the path ends in something else.
+            OSError: If the file cannot be written.
+        """
+        write_search_report(path, self)
+
     def __repr__(self) -> str:
         rates = self.trace.loc[self.trace["stage"] != "untrained", "learning_rate"].nunique()
         return f"<SearchResult: {rates} learning rates, {self.num_evaluations:.0f} gradient evaluations>"
@@ -136,4 +150,4 @@ class SearchResult:
         return search_verdict(self.suggestion)
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
+        return self.suggestion._repr_html_()

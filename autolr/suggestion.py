@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 import torch
 
+from autolr._html import verdict_html
 from autolr._text import format_rate
 from autolr._typing import FloatArray, Method
 from autolr._validation import invalid
@@ -162,6 +163,9 @@ class Suggestion:
 
     def __str__(self) -> str:
         return str(self.evidence.verdict_of(self))
+
+    def _repr_html_(self) -> str:
+        return verdict_html(str(self), format_rate(self.learning_rate))
 
 
 def decide(

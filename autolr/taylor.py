@@ -10,6 +10,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import nn
 
+from autolr._html import verdict_html
 from autolr._text import format_rate
 from autolr._typing import ComputeLoss, FloatArray, LossFunction, Rng
 from autolr._validation import check_array, check_learning_rates, check_real, check_rng, invalid
@@ -142,6 +143,9 @@ class TaylorExpansion:
         return (
             f"{text} Of the {self.losses.size} rates measured, {where} gave the lowest loss, {self.losses[best]:.4g}."
         )
+
+    def _repr_html_(self) -> str:
+        return verdict_html(str(self), f" {format_rate(self.minimizer, digits=3)}")
 
 
 def taylor_expansion(

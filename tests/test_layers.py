@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "autolr"
 
 # from the bottom to the top; a file may import from its own layer (but for probing and statistics) and those below
 LAYERS = [
-    {"errors", "_typing", "_version", "_text", "_progress"},
+    {"errors", "_typing", "_version", "_text", "_progress", "_html"},
     {"_validation", "_files"},
     {
         "grids",
@@ -24,7 +24,7 @@ LAYERS = [
     {"probing", "statistics"},
     {"training", "streams"},
     {"plotting", "plot_search", "plot_range", "plot_taylor", "plot_schedules", "_plot_axes", "schedules", "storage"},
-    {"levels", "caveats", "suggestion", "verdict", "result", "search_verdict", "search_result"},
+    {"levels", "caveats", "suggestion", "verdict", "result", "search_verdict", "search_result", "report"},
     {"range_rules", "range_result"},
     {"plan", "cells", "sparse", "adaptive", "measure", "picker", "scan", "search_decision"},
     {"tuner", "search", "range_test", "loss_curve", "taylor"},

@@ -240,7 +240,7 @@ def test_the_verdict_has_five_short_lines():
         "A range test shows where the loss falls within some steps, not which rate trains a whole run best: find_lr"
         " does.",
     ]
-    assert result._repr_html_() == f"<pre>{result!s}</pre>"
+    assert result._repr_html_() == f"<p>{'<br>'.join(lines)}</p>".replace("1.3e-3", "<strong>1.3e-3</strong>")
     assert repr(result) == "<RangeTest: 3 runs, 61 learning rates>"
     assert repr(result_of(fall(-3.0))) == "<RangeTest: 1 run, 61 learning rates>"
 

@@ -112,8 +112,8 @@ def test_its_representation_is_one_line(result):
     assert repr(result) == "<TuningResult: 40 subsamples, 13 learning rates>"
 
 
-def test_the_notebook_shows_the_verdict_escaped(result):
-    assert result._repr_html_().startswith("<pre>Learning rate 0.1 ")
+def test_the_notebook_shows_the_verdict_with_the_pick_in_bold(result):
+    assert result._repr_html_().startswith("<p>Learning rate <strong>0.1</strong> (method mean)")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """ScheduleComparison: what training came to under each schedule, and which of them can be told apart."""
 
 import copy
-import html
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from autolr._html import verdict_html
 from autolr._typing import Settings
 from autolr._validation import check_confidence_level, invalid
 from autolr.errors import DivergedError
@@ -154,7 +154,8 @@ class ScheduleComparison:
         return _verdict(self)
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>{self.summary().to_html(float_format='{:.4g}'.format)}"
+        best = f"{self.best}:" if np.isfinite(self.final_losses.mean()).any() else None
+        return f"{verdict_html(str(self), best)}{self.summary().to_html(float_format='{:.4g}'.format)}"
 
 
 def _verdict(result: ScheduleComparison) -> str:

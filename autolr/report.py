@@ -1,0 +1,290 @@
+"""The report of a result as one HTML file: its verdict, pictures and tables, how to read them, what was put back."""
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from autolr._files import check_path, write_file
+from autolr._html import (
+    Column,
+    Markup,
+    element,
+    is_doubt,
+    number_text,
+    page,
+    pictures,
+    sortable_table,
+    verdict_html,
+    words_table,
+)
+from autolr._text import format_rate
+from autolr._typing import Method, Settings
+from autolr._version import __version__
+from autolr.errors import NoCandidateError
+from autolr.levels import level_of
+from autolr.suggestion import Suggestion, decide
+from autolr.verdict import no_decision
+
+if TYPE_CHECKING:
+    from autolr.result import TuningResult
+    from autolr.search_result import SearchResult
+
+_RESTORED = (
+    "When it ended, the model's parameters, buffers, gradients and modes, the optimizer's state, attached schedulers,"
+    " random generators of the data and the loss, and the global random states were put back, bit for bit. What it"
+    " cannot see, and has not put back, are lists, counters and tensors that a function or a hook keeps outside of any"
+    " module. No rate was set: apply(optimizer) does that."
+)
+_LOGGED = "It was made of losses that were measured elsewhere: of how, and of what that changed, nothing is known here."
+_JUDGED = {"held-out": "held-out loss", "online": "mean loss of the last steps", "scan": "mean loss in the scan"}
+
+
+def write_tuning_report(path: str | os.PathLike[str], result: "TuningResult", method: Method) -> None:
+    """Write the report of a tuning; see :meth:`TuningResult.to_html`."""
+    target = check_path(path, ".html", ".htm")
+    suggestion: Suggestion | None = None
+    try:
+        suggestion = decide(result, method)
+        words = str(suggestion)
+    except NoCandidateError as error:
+        words = no_decision(error, result)
+    picture = _picture_of_tuning(result, suggestion, method)
+    table = _table_of_rates(result, suggestion)
+    parts = [("Picture", picture), ("Rates", table), ("How to read it", _reading_of_tuning(result))]
+    write_file(target, _report(words, suggestion, parts, result.settings, logged="engine" not in result.settings))
+
+
+def write_search_report(path: str | os.PathLike[str], result: "SearchResult") -> None:
+    """Write the report of a search; see :meth:`SearchResult.to_html`."""
+    target = check_path(path, ".html", ".htm")
+    drawn = _pictures_of_search(result)
+    tables = [*_table_of_courses(result.trace), *_table_of_finalists(result.decision)]
+    parts = [("Pictures", drawn), ("What was tried", tables), ("How to read it", _reading_of_search(result))]
+    write_file(target, _report(str(result), result.suggestion, parts, result.settings, logged=False))
+
+
+def _report(
+    words: str,
+    suggestion: Suggestion | None,
+    parts: Sequence[tuple[str, Sequence[Markup]]],
+    settings: Settings,
+    *,
+    logged: bool,
+) -> bytes:
+    doubt = is_doubt(words)
+    rate = None if suggestion is None else format_rate(suggestion.learning_rate)
+    title = "I cannot tell" if doubt or rate is None else f"Learning rate {rate}"
+    about = _about(settings)
+    header = element("header", element("h1", title), *([element("p", about, class_="about")] if about else []))
+    verdict = element("div", verdict_html(words, rate), class_="verdict doubt" if doubt else "verdict")
+    costs = words_table(_costs(settings))
+    restored = [element("p", _LOGGED if logged else _RESTORED), *([] if logged else [costs])]
+    sections = [("Verdict", [verdict]), *parts, ("What was put back, and what it cost", restored)]
+    shown = [element("section", element("h2", heading), *content) for heading, content in sections]
+    folded = [element("details", element("summary", "Settings and versions"), words_table(_flat(settings)))]
+    made = f"Made by autolr {__version__}. This page is one file, and loads nothing from a network."
+    main = element("main", *shown, *(folded if settings else []))
+    return page(f"{title} \N{EN DASH} autolr", header, main, element("footer", made)).encode("utf-8")
+
+
+def _about(settings: Settings) -> str:
+    """Return what was tuned, as far as it is known."""
+    size = settings.get("num_parameters")
+    model = f"{settings['model']} with {size:,} parameters" if "model" in settings and isinstance(size, int) else ""
+    run = f"{settings['total_steps']} steps" if "total_steps" in settings else ""
+    known = [model, str(settings.get("optimizer", "")), run]
+    return ", ".join(part for part in known if part)
+
+
+def _costs(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Return the costs and how they came about, as far as they are known."""
+    names = {
+        "num_subsamples": "subsamples",
+        "batch_size": "observations in a batch",
+        "num_observations": "observations in the data",
+        "engine": "engine",
+        "engine_reason": "why this engine",
+        "num_rates": "rates trained at",
+        "num_gradients": "gradients",
+        "num_forwards": "losses without a gradient",
+        "num_evaluations": "gradient evaluations in all (3 losses count as one)",
+        "seconds": "seconds",
+    }
+    for name, words in names.items():
+        value = settings.get(name)
+        if value is not None:
+            yield words, f"{value:,.4g}" if isinstance(value, float) else _text_of(value)
+
+
+def _flat(settings: Settings, prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", _text_of(value)
+
+
+def _text_of(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _rate_texts(rates: Sequence[float]) -> list[str]:
+    """Return the rates in as few digits as tell them apart."""
+    texts: list[str] = []
+    for digits in (3, 5, 17):
+        texts = [format_rate(rate, digits=digits) for rate in rates]
+        if len(set(texts)) == len(set(rates)):
+            break
+    return texts
+
+
+def _span(rates: Sequence[float]) -> str:
+    ends = format_rate(rates[0]), format_rate(rates[-1])
+    return f"{len(rates)} rates from {ends[0]} to {ends[1]}" if len(rates) > 1 else f"the rate {ends[0]}"
+
+
+def _picture_of_tuning(result: "TuningResult", suggestion: Suggestion | None, method: Method) -> list[Markup]:
+    record = result.differentials
+    level = f"{100.0 * level_of(result.settings).nominal:g}%"
+    shown = f"The change of the loss (dL) at {_span(record.learning_rates.tolist())}, with {level} intervals."
+    if suggestion is None:
+        seen = "No rate can be picked."
+    else:
+        change = number_text(float(record.at(suggestion.learning_rate).mean()))
+        seen = f"The pick is {format_rate(suggestion.learning_rate)}, where its mean is {change}."
+        best = suggestion.best_set
+        seen += f" As good are rates from {format_rate(best[0])} to {format_rate(best[-1])}." if len(best) > 1 else ""
+
+    def draw(axes: list[Any]) -> object:
+        if suggestion is None:
+            return result.plot(axes[0], method=method)
+        return result.plot_of(suggestion, axes[0])
+
+    return pictures(draw, [(shown, f"{shown} {seen}")])
+
+
+def _table_of_rates(result: "TuningResult", suggestion: Suggestion | None) -> list[Markup]:
+    table, level = result.summary(), level_of(result.settings)
+    rates = table.index.tolist()
+    best = set() if suggestion is None else {*suggestion.best_set}
+    pick = None if suggestion is None else suggestion.learning_rate
+    marks = ["pick" if rate == pick else "as good" if rate in best else "" for rate in rates]
+    names = {
+        "mean": "mean dL",
+        "low": "from",
+        "high": "to",
+        "band_low": "band from",
+        "band_high": "band to",
+        "median": "median",
+        "std": "standard deviation",
+        "num_diverged": "diverged",
+        "num_subsamples": "subsamples",
+    }
+    columns = [Column(header, table[name].astype(float).tolist()) for name, header in names.items()]
+    share = table["prob_improve"].astype(float).tolist()
+    improves = Column("loss falls in", share, ["\N{EN DASH}" if math.isnan(s) else f"{100.0 * s:.0f}%" for s in share])
+    columns.insert(-2, improves)
+    hint = element("p", "Choose a column's header to sort by it.", class_="hint", hidden="")
+    caption = f"The change of the loss at each rate, with {100.0 * level.nominal:g}% intervals"
+    return [hint, sortable_table(caption, [Column("learning rate", rates, _rate_texts(rates)), *columns], marks)]
+
+
+def _reading_of_tuning(result: "TuningResult") -> list[Markup]:
+    horizon, level = int(result.differentials.horizons[-1]), f"{100.0 * level_of(result.settings).nominal:g}%"
+    steps = "one step" if horizon == 1 else f"{horizon} steps"
+    return [
+        element(
+            "p",
+            f"dL is the loss after {steps} at a rate minus the loss before: negative is good. Each subsample sees all"
+            " rates, and the numbers of a rate are over the subsamples.",
+        ),
+        element(
+            "p",
+            f"An interval (from, to) says how sure a mean is: of many tunings with other random subsamples, about"
+            f" {level} would have the true mean of that rate in it. The band holds for all rates at once. Rates that"
+            " are as good are those that these subsamples cannot tell from the best one.",
+        ),
+        element(
+            "p",
+            f"All of this is about {steps} from these weights, with this optimizer, batch size and data. It does not"
+            " tell which rate is best over a whole training run: autolr.find_lr searches for that one.",
+        ),
+    ]
+
+
+def _pictures_of_search(result: "SearchResult") -> list[Markup]:
+    rates = sorted({*result.trace.loc[result.trace["stage"] != "untrained", "learning_rate"].tolist()})
+    suggestion = result.suggestion
+    ends = f"between {format_rate(suggestion.low)} and {format_rate(suggestion.high)}"
+    courses = f"The losses before each step, at {_span(rates)}."
+    finals = "How the best rates compare, the rate for the run, and its interval."
+    seen = f"The rate for the run is {format_rate(suggestion.learning_rate)}, its interval {ends}."
+    captions = [(courses, courses), (finals, f"{finals} {seen}")]
+    return pictures(lambda axes: result.plot((axes[0], axes[1])), captions)
+
+
+def _table_of_courses(trace: pd.DataFrame) -> list[Markup]:
+    """Return the table of what was trained: a row for each rate of each stream."""
+    trained = trace[~trace["stage"].isin(["untrained", "held-out"])]
+    held_out = trace[trace["stage"] == "held-out"].set_index(["learning_rate", "stream"])["loss"].to_dict()
+    grouped = trained.groupby(["learning_rate", "stream"])
+    courses = pd.DataFrame({"size": grouped.size(), "last": grouped["loss"].last(), "stage": grouped["stage"].last()})
+    rates, streams = (courses.index.get_level_values(name).tolist() for name in ("learning_rate", "stream"))
+    sizes, last = courses["size"].tolist(), courses["last"].tolist()
+    went_on = (courses["stage"] != "scan").tolist()
+    # one that was not given up has as many steps as the longest that went as far
+    whole = {
+        far: max((size for size, on in zip(sizes, went_on, strict=True) if on == far), default=0) for far in (0, 1)
+    }
+    given_up = [
+        not math.isfinite(loss) or size < whole[on] for loss, size, on in zip(last, sizes, went_on, strict=True)
+    ]
+    ends = [2 * on + (not gone) for on, gone in zip(went_on, given_up, strict=True)]
+    words = ("given up in the scan", "scan", "given up in the final", "final")
+    columns = [
+        Column("learning rate", rates, _rate_texts(rates)),
+        Column("stream", streams),
+        Column("steps", sizes, [str(size) for size in sizes]),
+        Column("last loss", last),
+        Column("held-out loss", [held_out.get(key, math.nan) for key in zip(rates, streams, strict=True)]),
+        Column("went on to", ends, [words[end] for end in ends]),
+    ]
+    shown = [column for column in columns if column.header != "stream" or len({*column.numbers}) > 1]
+    hint = element("p", "Choose a column's header to sort by it.", class_="hint", hidden="")
+    return [hint, sortable_table("Each rate that was tried", shown)]
+
+
+def _table_of_finalists(decision: Settings) -> list[Markup]:
+    finalists = decision["finalists"]
+    rates = [float(finalist["learning_rate"]) for finalist in finalists]
+    losses = [math.inf if finalist["loss"] is None else float(finalist["loss"]) for finalist in finalists]
+    columns = [Column("learning rate", rates, _rate_texts(rates)), Column(_JUDGED[decision["judged_by"]], losses)]
+    best = " and ".join(format_rate(vertex) for vertex in decision["vertices"])
+    text = f"Between the finalists, the loss is lowest at {best}, after {decision['last_step']} steps."
+    return [sortable_table("The finalists", columns), element("p", text)]
+
+
+def _reading_of_search(result: "SearchResult") -> list[Markup]:
+    share = f"{100.0 * result.suggestion.confidence_level:.0f}%"
+    return [
+        element(
+            "p",
+            "Every rate trained for some steps, from the same weights and on the same batches; the best went on, and"
+            " their losses were compared. The best rate of these short runs was then corrected for the length and the"
+            " schedule of the whole run.",
+        ),
+        element(
+            "p",
+            f"The interval is a calibrated one: on the tasks of a benchmark, about {share} of such intervals held a"
+            " rate within 5% of the best. These tasks are small; nothing is known of large models.",
+        ),
+        element(
+            "p",
+            "It does not say how good the whole run will be, and it is about these weights, this data, batch size,"
+            " optimizer and schedule only: after a change of one of them, search again.",
+        ),
+    ]
