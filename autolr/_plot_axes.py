@@ -3,7 +3,7 @@
 import math
 import textwrap
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 BLUE, SKY, GREEN, ORANGE = "#0072B2", "#56B4E9", "#009E73", "#E69F00"
 VERMILLION, PURPLE, GREY = "#D55E00", "#CC79A7", "#999999"
 LOW = 2.2  # inches: axes below this height have small labels
+# which parts of a decade have a tick, on axes of at most this many decades
+_SUBS = ((1.2, (1.0, 2.0, 5.0)), (2.5, (1.0, 3.0)))
 _SYMLOG_SPAN = 30.0  # on a linear grid: beyond this multiple of the best fall, a linear axis would hide the fall
 
 
@@ -70,19 +72,23 @@ class LossRange(NamedTuple):
     scale: float  # the size of the differentials that matter: the fall of the loss at its best
 
 
-def set_rate_axis(ax: "Axes", left: float, right: float, *, logarithmic: bool) -> None:
+def set_axis(ax: "Axes", low: float, high: float, *, logarithmic: bool, axis: Literal["x", "y"] = "x") -> None:
+    """Set scale, range and ticks of rates or steps, or of losses that are not symmetric-logarithmic."""
     from matplotlib import ticker
 
-    ax.set_xscale("log" if logarithmic else "linear")
-    ax.set_xlim(left, right)
-    decades = math.log10(right / left) if logarithmic else 0.0
+    ax.set(**{f"{axis}scale": "log" if logarithmic else "linear", f"{axis}lim": (low, high)})
+    along = ax.xaxis if axis == "x" else ax.yaxis
+    label = (3.6 if axis == "x" else 1.6) * _tick_size(ax) / 72.0
+    room = max(2, int(0.75 * _inches(ax)["xy".index(axis)] / label))
+    decades = math.log10(high / low) if logarithmic else 0.0
     if decades > 0.6:
-        subs = (1.0, 2.0, 5.0) if decades <= 1.2 else (1.0, 3.0) if decades <= 2.5 else (1.0,)
-        ax.xaxis.set_major_locator(ticker.LogLocator(subs=subs))
+        subs = next((subs for most, subs in _SUBS if decades <= most and len(subs) * decades <= room + 1), (1.0,))
+        along.set_major_locator(ticker.LogLocator(subs=subs, numticks=room))
     else:
-        ax.xaxis.set_major_locator(ticker.MaxNLocator(nbins=4 if logarithmic else 5, steps=[1, 2, 5, 10]))
-    ax.xaxis.set_major_formatter(ticker.FuncFormatter(_rate_tick if logarithmic else _tick))
-    ax.xaxis.set_minor_formatter(ticker.NullFormatter())
+        most_bins = min(room, 4 if logarithmic else 5)
+        along.set_major_locator(ticker.MaxNLocator(nbins=most_bins, steps=[1, 2, 5, 10]))
+    along.set_major_formatter(ticker.FuncFormatter(_rate_tick if logarithmic else _tick))
+    along.set_minor_formatter(ticker.NullFormatter())
 
 
 def set_loss_axis(ax: "Axes", losses: LossRange, *, logarithmic: bool) -> tuple[float, float]:
@@ -215,10 +221,20 @@ def place_legend(
         ax.annotate(lines, (0.0, 1.0), (0.0, gap), verticalalignment="bottom", fontsize=size, **place)
 
 
+def place_shared_legend(left: "Axes", right: "Axes", handles: "list[Artist]", *, length: float = 1.5) -> None:
+    """Put one legend above both axes, whether they are beside or above each other."""
+    boxes = left.bbox, right.bbox
+    top = max((left, right), key=lambda ax: (round(ax.bbox.y1), ax.bbox.x1))  # it is right-aligned
+    width = (max(box.x1 for box in boxes) - min(box.x0 for box in boxes)) / left.figure.dpi
+    place_legend(top, handles, gap=4.0, faint="", width=width, length=length)
+
+
 def label_axes(ax: "Axes", x: str, y: str) -> None:
-    """Label the axes; where they are low, in small letters and short lines, which do not reach above them."""
+    """Label the axes; where they are low, in small letters and in lines that do not reach above them."""
     ax.set_xlabel(x, size=label_size(ax))
-    ax.set_ylabel(y if _inches(ax)[1] > LOW else textwrap.fill(y, 11), size=label_size(ax))
+    ax.set_ylabel(y, size=label_size(ax))
+    points = 0.5 * 72.0 * _inches(ax)[1]  # what a legend and the labels below may leave of the height
+    ax.yaxis.label.set_text(textwrap.fill(y, max(11, int(points / (0.55 * float(ax.yaxis.label.get_fontsize()))))))
     ax.tick_params(labelsize=label_size(ax))
 
 

@@ -16,8 +16,8 @@ from autolr._plot_axes import (
     is_dark,
     pair_of_axes,
     place_legend,
+    set_axis,
     set_loss_axis,
-    set_rate_axis,
     text_color,
 )
 from autolr._text import format_rate
@@ -69,7 +69,7 @@ def plot_range(
     margin = (right / left) ** 0.02 if logarithmic else 0.02 * (right - left)
     for ax in (upper, lower):
         ends = (left / margin, right * margin) if logarithmic else (left - margin, right + margin)
-        set_rate_axis(ax, *ends, logarithmic=logarithmic)
+        set_axis(ax, *ends, logarithmic=logarithmic)
     handles = _draw_losses(upper, runs, history, pick)
     handles += _draw_changes(lower, rates, history["delta"].to_numpy(dtype=np.float64), steepest)
     stacked = upper.figure is lower.figure and abs(upper.bbox.x0 - lower.bbox.x0) < 1.0

@@ -19,6 +19,8 @@ from autolr._plot_axes import (
     one_axes,
     pair_of_axes,
     place_legend,
+    place_shared_legend,
+    set_axis,
     text_color,
 )
 from autolr._typing import FloatArray
@@ -62,7 +64,7 @@ def plot_comparison(
     curves = {label: _Curves(history[history["schedule"] == label]) for label in labels}
     handles = _draw_losses(left, curves)
     _draw_rates(right, {label: curve.rates for label, curve in curves.items()})
-    _place_legend(left, right, handles)
+    place_shared_legend(left, right, handles, length=_LEGEND_LINES)
     return left, right
 
 
@@ -133,6 +135,7 @@ def _style(ax: "Axes", number: int, of: int) -> dict[str, Any]:
 
 
 def _draw_losses(ax: "Axes", curves: Mapping[str, _Curves]) -> "list[Artist]":
+    label_axes(ax, "step", "training loss")
     handles: list[Artist] = []
     survivors = [curve for curve in curves.values() if not curve.diverged] or list(curves.values())
     seen = np.concatenate([np.concatenate([curve.low, curve.mean]) for curve in survivors])
@@ -147,12 +150,10 @@ def _draw_losses(ax: "Axes", curves: Mapping[str, _Curves]) -> "list[Artist]":
             last = min(max(float(curve.mean[-1]), low), high)
             ax.plot(steps[-1:], [last], "x", color=style["color"], markersize=7.0, markeredgewidth=2.0, clip_on=False)
     if low > 0.0 and high > 3.0 * low:
-        ax.set_yscale("log")
-        ax.set_ylim(low / 1.15, high * 1.3)
+        set_axis(ax, low / 1.15, high * 1.3, logarithmic=True, axis="y")
     else:
         margin = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
-        ax.set_ylim(low - margin, high + margin)
-    label_axes(ax, "step", "training loss")
+        set_axis(ax, low - margin, high + margin, logarithmic=False, axis="y")
     return handles
 
 
@@ -163,11 +164,3 @@ def _draw_rates(ax: "Axes", rates: Mapping[str, FloatArray]) -> "list[Artist]":
     ax.set_ylim(bottom=0.0 if min(float(np.nanmin(values)) for values in rates.values()) >= 0.0 else None)
     label_axes(ax, "step", "learning rate")
     return handles
-
-
-def _place_legend(left: "Axes", right: "Axes", handles: "list[Artist]") -> None:
-    """Put one legend above both axes, whether they are beside or above each other."""
-    boxes = left.bbox, right.bbox
-    top = max((left, right), key=lambda ax: (round(ax.bbox.y1), ax.bbox.x1))  # it is right-aligned
-    width = (max(box.x1 for box in boxes) - min(box.x0 for box in boxes)) / left.figure.dpi
-    place_legend(top, handles, gap=4.0, faint="", width=width, length=_LEGEND_LINES)

@@ -13,8 +13,8 @@ from autolr._plot_axes import (
     LossRange,
     one_axes,
     place_legend,
+    set_axis,
     set_loss_axis,
-    set_rate_axis,
     text_color,
 )
 from autolr._text import format_rate
@@ -56,7 +56,7 @@ def plot_taylor(
     from matplotlib.ticker import FuncFormatter
 
     ax = one_axes(ax)
-    set_rate_axis(ax, float(fine[0]), float(fine[-1]), logarithmic=False)
+    set_axis(ax, float(fine[0]), float(fine[-1]), logarithmic=False)
     handles: list[Artist] = []
     finite = np.isfinite(losses)
     if finite.any():  # above the parabola, which covers it where it is right

@@ -21,8 +21,8 @@ from autolr._plot_axes import (
     is_dark,
     one_axes,
     place_legend,
+    set_axis,
     set_loss_axis,
-    set_rate_axis,
     text_color,
 )
 from autolr._text import format_rate
@@ -121,7 +121,7 @@ def plot_differentials(
 
     shown = (rates >= left) & (rates <= right)
     losses = _loss_range(curve, rates, shown, pick, trim)
-    set_rate_axis(ax, left, right, logarithmic=logarithmic)
+    set_axis(ax, left, right, logarithmic=logarithmic)
     view = set_loss_axis(ax, losses, logarithmic=logarithmic)
     name = "median" if method == "median" else "mean"
     handles = _draw_curve(ax, rates, curve, view, labels=(f"{name} dL", f"{level} interval", f"{level} band"))

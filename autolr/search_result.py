@@ -84,7 +84,10 @@ class SearchResult:
         )
 
     def plot(self, axes: "tuple[Axes, Axes] | None" = None) -> "tuple[Axes, Axes]":
-        """Draw the losses against the step, coloured by the rate, and the finalists with parabola and interval.
+        """Draw the losses against the step, coloured by the rate, and the best rate against the number of steps.
+
+        What was measured is solid, what the law of the picker makes of it for the length of the run is dashed, with
+        the calibrated interval at its end: see :func:`autolr.plot_search.plot_search`.
 
         Args:
             axes: Where to draw: two axes; by default new ones.
@@ -92,7 +95,7 @@ class SearchResult:
         Returns:
             The two axes; nothing is shown.
         """
-        return plot_search(self.trace, self.decision, axes=axes)
+        return plot_search(self.trace, self.decision, self.settings, axes=axes)
 
     def plot_of(self, _: Suggestion, axes: "tuple[Axes, Axes] | None" = None) -> "tuple[Axes, Axes]":
         """Draw this result; see :meth:`plot`."""

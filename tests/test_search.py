@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import autolr
 from autolr import DivergedError, SearchResult, find_lr
-from autolr.picker import correction, gaps, vertex
+from autolr.picker import correction
 from autolr.probing.courses import Course
 from autolr.scan import Scan, exponent, search_stream
 from autolr.schedules.make import schedule_factors
@@ -504,22 +504,6 @@ def test_the_verdict_in_full():
     assert len(lines) == 4
 
 
-def test_the_picture_shows_courses_and_finalists():
-    suggestion = found()
-    left, right = suggestion.plot()
-    decision = suggestion.evidence.decision
-    assert left.get_xlabel() == "step"
-    assert right.get_xlabel() == "learning rate"
-    points = next(line for line in right.get_lines() if line.get_label() == "after 96 steps")
-    np.testing.assert_allclose(points.get_xdata(), [item["learning_rate"] for item in decision["finalists"]])
-    from matplotlib.figure import Figure
-
-    axes = Figure().subplots(1, 2)
-    assert suggestion.evidence.plot(axes)[0] is axes[0]
-    with pytest.raises(TypeError, match="`axes` must be two matplotlib Axes or None"):
-        suggestion.evidence.plot(left)
-
-
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
@@ -571,57 +555,6 @@ def test_what_is_wrong_is_named_before_anything_is_spent(options, error, text):
     with pytest.raises(error) as raised:
         found(loss_fn=loss_fn, **options)
     assert text in str(raised.value)
-
-
-def drawn(suggestion, style="default", size=(9.0, 3.8)):
-    """Return the two axes of a picture in a style."""
-    import matplotlib.style
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with matplotlib.style.context(style):
-        figure = Figure(size, layout="constrained")
-        axes = suggestion.evidence.plot(figure.subplots(1, 2))
-        FigureCanvasAgg(figure).draw()
-    return axes
-
-
-@pytest.mark.parametrize(("style", "least"), [("default", 0.1), ("dark_background", 0.15)])
-def test_the_interval_can_be_told_from_the_background(style, least):
-    from matplotlib.colors import to_rgb
-
-    _, right = drawn(found(), style)
-    interval = right.patches[0]
-    background, color = np.array(to_rgb(right.get_facecolor())), np.array(to_rgb(interval.get_facecolor()))
-    seen = interval.get_alpha() * color + (1.0 - interval.get_alpha()) * background
-    light = np.array([0.299, 0.587, 0.114])
-    assert abs(light @ seen - light @ background) > least
-
-
-def test_the_colour_bar_has_its_ticks_at_the_rates():
-    suggestion = found()
-    left, _ = drawn(suggestion)
-    trace = suggestion.evidence.trace
-    rates = trace.loc[trace["stage"] == "anneal", "learning_rate"].unique()
-    bar = next(ax for ax in left.figure.axes if ax.get_ylabel() == "learning rate")
-    np.testing.assert_allclose(sorted(bar.get_yticks()), sorted(rates))
-
-
-def test_in_a_small_picture_no_label_reaches_over_the_legend():
-    _, right = drawn(found(), size=(4.0, 2.0))
-    legend, label = right.get_legend().get_window_extent(), right.yaxis.label.get_window_extent()
-    assert label.y1 <= legend.y0
-
-
-@pytest.mark.parametrize(("losses", "is_drawn"), [((0.11, 0.1, 0.12), True), ((0.5, 0.1, 0.12), False)])
-def test_the_parabola_is_drawn_where_it_is_the_one_that_was_used(losses, is_drawn):
-    evidence = found().evidence
-    rates = (0.01, 0.1**1.5, 0.1)
-    finalists = [{"learning_rate": rate, "loss": loss} for rate, loss in zip(rates, losses, strict=True)]
-    top = 10.0 ** vertex([-2.0, -1.5, -1.0], gaps(np.array(losses), 1.0)[0])
-    decision = {**evidence.decision, "finalists": finalists, "vertices": [top], "measure": "log loss"}
-    _, right = drawn(SearchResult(evidence.trace, decision, dict(evidence.settings)).suggestion)
-    assert ("parabola" in [line.get_label() for line in right.get_lines()]) == is_drawn
 
 
 def test_what_the_first_batch_raises_says_what_the_batch_was():
