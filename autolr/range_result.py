@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from autolr._html import verdict_html
-from autolr._text import format_rate
+from autolr._text import WHOLE_RUN, cost_of, format_rate, verdict_of_lines
 from autolr._typing import FloatArray, Settings
 from autolr._validation import check_integer, check_option, invalid
 from autolr.errors import DivergedError, NoCandidateError
@@ -27,14 +27,11 @@ RUN_COLUMNS = ("repeat", "learning_rate", "loss", "smoothed_loss")
 SKIP_START, SKIP_END = 10, 5
 _TOO_WIDE = 100.0  # as in autolr.suggestion
 _WORDS: dict[str, str] = {
-    "steepest": "the steepest fall of the smoothed loss against log rate",
+    "steepest": "the steepest fall of the smoothed loss",
     "valley": "the middle of the longest fall of the smoothed loss",
     "slide": "left of the turn of the smoothed loss",
     "minimum": "a tenth of the rate of the smallest smoothed loss",
 }
-_WHOLE_RUN = (
-    "A range test shows where the loss falls within some steps, not which rate trains a whole run best: find_lr does."
-)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -129,11 +126,11 @@ class RangeTest:
         low, high = (float(found.min()), float(found.max())) if several else (np.nan, np.nan)
         edge = _edge_of(pick, len(kept))
         inside = self._rates[(self._rates >= low) & (self._rates <= high)]
-        caveats = [_WHOLE_RUN]
+        caveats = []
         if several and not low <= pick.learning_rate <= high:
-            caveats.insert(0, "It is read off their mean curve, and lies outside of what they suggest by themselves.")
+            caveats.append("It is read off the mean curve, and lies outside of what the runs suggest by themselves.")
         if found.size < picks.size:
-            caveats.insert(0, f"{picks.size - found.size} of {picks.size} runs give no suggestion by themselves.")
+            caveats.append(f"{picks.size - found.size} of {picks.size} runs give no suggestion by themselves.")
         return Suggestion(
             learning_rate=pick.learning_rate,
             method=rule,
@@ -198,9 +195,9 @@ class RangeTest:
 
     def verdict_of(self, suggestion: Suggestion) -> str:
         """Return a suggestion in words: the rate, its spread, divergence, cost, and what it does not tell."""
-        return "\n".join(
-            (_headline(suggestion), self._spread_line(suggestion), *self._cost_lines(), " ".join(suggestion.caveats))
-        )
+        answer, remedy = _answer(suggestion)
+        lines = [answer, self._spread_line(suggestion), *self._cost_lines(), remedy]
+        return verdict_of_lines(lines, suggestion.caveats)
 
     def __repr__(self) -> str:
         runs = "1 run" if self.num_repeats == 1 else f"{self.num_repeats} runs"
@@ -210,7 +207,7 @@ class RangeTest:
         try:
             return self.verdict_of(self.suggest())
         except NoCandidateError as error:
-            return "\n".join((f"I cannot tell: {error}", *self._cost_lines()))
+            return verdict_of_lines([f"I cannot tell: {error}", *self._cost_lines()])
 
     def _repr_html_(self) -> str:
         try:
@@ -241,13 +238,10 @@ class RangeTest:
 
     def _spread_line(self, suggestion: Suggestion) -> str:
         if np.isnan(suggestion.low):
-            return "That is one run, which does not tell how sure it is: num_repeats=5 shows how far it moves."
+            return "One run does not tell how sure that is; num_repeats=5 would."
         low, high = format_rate(suggestion.low), format_rate(suggestion.high)
-        share = 100.0 * suggestion.confidence_level
-        return (
-            f"By themselves, {self.num_repeats} runs in different orders suggest {low} to {high}, and a further one"
-            f" would too with a probability of {share:.0f}%."
-        )
+        further = f"a further one would too with a probability of {100.0 * suggestion.confidence_level:.0f}%"
+        return f"By themselves, the {self.num_repeats} runs suggest {low} to {high}; {further}."
 
     def _cost_lines(self) -> list[str]:
         settings = self.settings
@@ -256,8 +250,9 @@ class RangeTest:
         if diverged:
             runs = "The run" if self.num_repeats == 1 else f"{len(diverged)} of {self.num_repeats} runs"
             end = f"{runs} diverged{', the first' if len(diverged) > 1 else ''} at {format_rate(min(diverged))}."
-        cost = f"{self.num_evaluations:.0f} gradient evaluations in {settings['seconds']:.1f} s"
-        return [end, f"{settings['num_iter']} iterations from {format_rate(settings['start_lr'])} on: {cost}."]
+        runs = "1 run" if self.num_repeats == 1 else f"{self.num_repeats} runs"
+        length = f"{settings['num_iter']} iterations from {format_rate(settings['start_lr'])} on"
+        return [end, f"Measured in {runs} of {length}: {cost_of(settings)}."]
 
 
 def _kept(curve: pd.DataFrame, rule: Rule, skip_start: int, skip_end: int, settings: Settings) -> pd.DataFrame:
@@ -298,20 +293,22 @@ def _doubt(losses: FloatArray, row: int, low: float, high: float, edge: str | No
     return "edge" if edge is not None else None
 
 
-def _headline(suggestion: Suggestion) -> str:
-    rate = format_rate(suggestion.learning_rate)
-    words = _WORDS[suggestion.method]
+def _answer(suggestion: Suggestion) -> tuple[str, str]:
+    """Return the rate, or why it cannot be told, and what to do next."""
+    rate, words = format_rate(suggestion.learning_rate), _WORDS[suggestion.method]
+    if suggestion.doubt is None:
+        return f"Learning rate {rate}: {words}.", WHOLE_RUN.format("a range test")
     if suggestion.doubt == "flat":
-        return f"I cannot tell: the smoothed loss never falls below where it begins; {words} is at {rate}."
-    if suggestion.doubt == "late":
-        return (
-            f"I cannot tell: {words} is at {rate}, after the smallest smoothed loss, so that it only makes up for a"
-            " rise. Raise `skip_end`, or lower `end_lr`."
-        )
-    if suggestion.doubt == "wide":
-        return f"I cannot tell: {words} is at {rate}, but runs in other orders are far from it."
-    if suggestion.doubt == "edge":
+        why = "the smoothed loss never falls below where it begins."
+        remedy = "raise `end_lr`, and check that there is something left to learn."
+    elif suggestion.doubt == "late":
+        why = f"{words} is at {rate}, where it only makes up for a rise before."
+        remedy = "raise `skip_end`, or lower `end_lr`."
+    elif suggestion.doubt == "wide":
+        why = "the runs by themselves suggest rates that are far apart."
+        remedy = "use larger batches or another rule, or search with autolr.find_lr."
+    else:
         low = suggestion.at_grid_edge == "low"
-        row, remedy = ("first", "`start_lr` or `skip_start`") if low else ("last", "`skip_end`, or raise `end_lr`")
-        return f"I cannot tell: {words} is at {rate}, by the {row} row that is kept. Lower {remedy}."
-    return f"Learning rate {rate}: {words}."
+        why = f"{words} is at {rate}, by the {'first' if low else 'last'} row that is kept."
+        remedy = "lower `start_lr` or `skip_start`." if low else "lower `skip_end`, or raise `end_lr`."
+    return f"I cannot tell: {why}", f"Next: {remedy}"

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from autolr._text import lost_batches
+from autolr._text import format_rate, lost_batches
 from autolr._typing import FloatArray
 from autolr._validation import check_integer, check_option, invalid
 from autolr.picker import CONFIDENCE_LEVEL, HIGHEST, LOWEST, STEP, Correction, Target, half_width
@@ -139,7 +139,6 @@ def caveats_of_search(
         told: Whether the length of the run was told.
         asked: The number of streams that were asked for.
     """
-    share = settings["num_evaluations"] / settings["total_steps"]
     num_diverged = sum(not scan.survivors for scan in scans)
     has_finals = settings["final_steps"] >= settings["scan_steps"] + FEWEST_MORE
     has_budget = settings["max_evaluations"] is not None or settings["time_budget"] is not None
@@ -147,22 +146,21 @@ def caveats_of_search(
     conditions = [
         (
             not told,
-            f"The length of the run was not told; {settings['total_steps']} steps are assumed. The best rate falls with"
-            f" the length to the power of {settings['exponent']:g}.",
+            f"The length of the run was not told; {settings['total_steps']} steps are assumed."
+            f" Ten times as many need a rate {format_rate(10.0 ** settings['exponent'])} times smaller.",
         ),
         (settings["schedule"] == "plateau", "The schedule plateau depends on the losses; it counts as constant."),
         (
             settings["effort"] != settings["effort_asked"],
             f"A search of the effort {settings['effort_asked']} costs more than a third of the run: this one is fast.",
         ),
-        (share > LARGEST_SHARE_OF_RUN, f"The search took {100.0 * share:.0f}% of the run's own steps."),
         (
             decision["judged_by"] == "online",
             "There was nothing to hold out: rates were judged by the losses on their own training batches.",
         ),
         (
             not has_finals,
-            f"The run is too short for finals: rates were compared after {settings['scan_steps']} steps of the scan.",
+            f"The run is too short for a longer look: rates were compared after {settings['scan_steps']} steps.",
         ),
         (
             has_finals and has_budget and cut,
@@ -178,7 +176,7 @@ def caveats_of_search(
             "The loss is not above 0 everywhere: rates were compared by their share of the gain, not by log loss.",
         ),
         (settings["num_batches_lost"] > 0, lost_batches(settings["num_batches_lost"])),
-        (decision["capped"], "The rate is the largest one that was seen to train; the law asks for a larger one."),
+        (decision["capped"], "This is the largest rate that was seen to train; a run as long as yours may bear more."),
     ]
     return [sentence for applies, sentence in conditions if applies]
 

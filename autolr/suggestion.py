@@ -23,7 +23,7 @@ from autolr.statistics.argmin_interval import argmin_interval
 from autolr.statistics.bands import simultaneous_band
 from autolr.statistics.best_set import best_set_and_regret, default_method
 from autolr.statistics.criteria import choose, max_stable_index
-from autolr.statistics.flags import without_explosions
+from autolr.statistics.flags import hidden_fall, without_explosions
 from autolr.statistics.intervals import median_interval
 
 if TYPE_CHECKING:
@@ -33,9 +33,10 @@ if TYPE_CHECKING:
 
 _TAKES_LEVEL = ("ucb", "variance")
 _TOO_WIDE = 100.0  # a set of best rates that spans this factor does not narrow the rate down
+_NOISY = 0.05  # of the loss: where a fall by so much may hide in the noise, no rate is flat. A choice, not measured
 
 
-Doubt: TypeAlias = Literal["resolution", "flat", "edge", "wide", "late"]
+Doubt: TypeAlias = Literal["resolution", "flat", "noise", "edge", "wide", "late"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +58,8 @@ class Suggestion:
         confidence_level: The coverage of interval, set and bound.
         doubt: Why the rate cannot be told, or ``None`` where it can: ``"resolution"`` (at no rate does the loss change
             by more than its own rounding), ``"flat"`` (no rate lowers it, with confidence over the whole grid; for the
-            median: not the pick), ``"wide"`` (the best set spans a factor of 100 or more), ``"edge"`` (the pick is an
+            median: not the pick), ``"noise"`` (the same, but it may fall by over 5% of itself at some rate without
+            having been seen to), ``"wide"`` (the best set spans a factor of 100 or more), ``"edge"`` (the pick is an
             end of the grid); ``"late"`` is one of :meth:`RangeTest.suggest`.
         below_resolution: Whether the differentials at the pick are no more than rounding errors of the losses.
         caveats: Sentences on what limits the answer.
@@ -213,9 +215,18 @@ def decide(
         at_grid_edge=edge,
         horizon=int(record.horizons[-1]),
         confidence_level=level.nominal,
-        doubt=_doubt(probed, own, method, sampled, best=best, edge=edge, unresolved=bool(unresolved[complete].all())),
+        doubt=_doubt(
+            probed,
+            own,
+            method,
+            sampled,
+            best=best,
+            edge=edge,
+            unresolved=bool(unresolved[complete].all()),
+            loss=float(np.abs(record.loss_pre).mean()),
+        ),
         below_resolution=bool(unresolved[pick]),
-        caveats=caveats_of(result, method, pick, inside, level.corrected),
+        caveats=caveats_of(result, method, pick, inside, level.corrected, float(regret)),
         evidence=result,
     )
 
@@ -255,8 +266,12 @@ def _doubt(
     best: tuple[float, ...],
     edge: Literal["low", "high"] | None,
     unresolved: bool,
+    loss: float,
 ) -> Doubt | None:
-    """Return why the rate cannot be told; ``delta (M, K)`` holds the rates that were probed in every row."""
+    """Return why the rate cannot be told; ``delta (M, K)`` holds the rates that were probed in every row.
+
+    ``loss`` is the size of the losses before the step.
+    """
     if unresolved:
         return "resolution"
     band_low, band_high = simultaneous_band(delta, **sampled)
@@ -267,7 +282,9 @@ def _doubt(
     if not falls:
         # of a loss that rises clearly at the smallest rate, or diverges at the next, it is the grid that is wrong
         early = bool(band_low[0] > 0.0) or bool(np.isinf(delta[:, :2]).any())
-        return "edge" if edge == "low" and early else "flat"
+        if edge == "low" and early:
+            return "edge"
+        return "noise" if hidden_fall(delta, band_low) > _NOISY * loss else "flat"
     if best and best[-1] >= _TOO_WIDE * best[0]:
         return "wide"
     return "edge" if edge is not None else None

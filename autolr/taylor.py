@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from autolr._html import verdict_html
-from autolr._text import format_rate
+from autolr._text import WHOLE_RUN, format_rate, verdict_of_lines
 from autolr._typing import ComputeLoss, FloatArray, LossFunction, Rng
 from autolr._validation import check_array, check_learning_rates, check_real, check_rng, invalid
 from autolr.data import read_batch
@@ -127,22 +127,22 @@ class TaylorExpansion:
         return 2.0 * (self.minimizer if 0.0 < self.minimizer < math.inf else otherwise)
 
     def __str__(self) -> str:
-        numbers = (
-            f"At rate 0 the loss is {self.loss:.4g}, its slope {self.slope:.4g}, its curvature {self.curvature:.4g}"
-        )
+        loss, slope, curvature = map(_number, (self.loss, self.slope, self.curvature))
+        shape = f"On this batch, at rate 0: loss {loss}, slope {slope}, curvature {curvature}."
         if self.minimizer == math.inf:
-            return f"{numbers}: the parabola falls without end, and names no rate."
+            return verdict_of_lines(["I cannot tell: the parabola falls without end, and names no rate.", shape])
         if self.minimizer == 0.0:
-            return f"{numbers}: the step does not descend, and the parabola names no rate above 0."
-        rate = format_rate(self.minimizer, digits=3)
-        text = f"{numbers}: the parabola is lowest at the rate {rate}, at {float(self.loss_at(self.minimizer)):.4g}."
-        if not np.isfinite(self.losses).any():
-            return text
-        best = int(np.argmin(self.losses))
-        where = format_rate(float(self.learning_rates[best]), digits=3)
-        return (
-            f"{text} Of the {self.losses.size} rates measured, {where} gave the lowest loss, {self.losses[best]:.4g}."
-        )
+            return verdict_of_lines(
+                ["I cannot tell: the step does not descend, so that no rate above 0 is good.", shape]
+            )
+        rate, lowest = format_rate(self.minimizer, digits=3), _number(float(self.loss_at(self.minimizer)))
+        lines = [f"Learning rate {rate}: there the parabola of this batch is lowest, {lowest}.", shape]
+        if np.isfinite(self.losses).any():
+            best = int(np.argmin(self.losses))
+            measured = format_rate(float(self.learning_rates[best]), digits=3)
+            lowest = _number(float(self.losses[best]))
+            lines.append(f"Measured at {self.losses.size} rates: {measured} gave the lowest loss, {lowest}.")
+        return verdict_of_lines([*lines, WHOLE_RUN.format("one batch")])
 
     def _repr_html_(self) -> str:
         return verdict_html(str(self), f" {format_rate(self.minimizer, digits=3)}")
@@ -226,6 +226,10 @@ def taylor_expansion(
             return expansion
         losses = losses_on_batch(start, rates, batch, seed, engine="auto")
     return TaylorExpansion(expansion.loss, expansion.slope, expansion.curvature, rates, losses)
+
+
+def _number(value: float) -> str:
+    return format_rate(value, digits=4)
 
 
 def _check_rates(value: ArrayLike) -> FloatArray:

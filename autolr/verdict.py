@@ -1,98 +1,105 @@
-"""The verdict: what the numbers say, in a few plain sentences."""
+"""The verdict: what the numbers say, in at most five short lines and the caveats."""
 
 import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autolr._text import format_rate
+from autolr._text import WHOLE_RUN, cost_of, format_ends, format_rate, verdict_of_lines
 from autolr._typing import BoolArray, FloatArray
+from autolr.caveats import draws_much
 from autolr.errors import DivergedError, NoCandidateError
 from autolr.levels import level_of
 from autolr.statistics.bands import simultaneous_band
-from autolr.statistics.flags import without_explosions
+from autolr.statistics.flags import clear_rises, hidden_fall, without_explosions
 
 if TYPE_CHECKING:
     from autolr.result import TuningResult
     from autolr.suggestion import Suggestion
 
+_NOTHING_FALLS = ("resolution", "flat", "noise")  # doubts
+
 
 def verdict(suggestion: "Suggestion") -> str:
-    """Return the decision in words: the pick, its uncertainty, the edge, what it was measured on, what to do next.
+    """Return the decision in words, in this order, a line each, as far as there is something to say.
 
-    "I cannot tell" is a verdict too, with its remedy: see ``doubt`` of :class:`Suggestion`.
+    Which rate, or "I cannot tell" and why (``doubt`` of :class:`Suggestion`); how sure that is; from where on rates are
+    too large; what it was measured on, and what that cost; what to do next. Then the caveats.
     """
-    decision = _decision(suggestion) if suggestion.doubt is None else _doubt(suggestion)
-    lines = [decision, _uncertainty(suggestion), _edge(suggestion), _evidence(suggestion.evidence)]
-    if suggestion.doubt is None and suggestion.horizon == 1:
-        lines.append(
-            "The best single step is not yet the rate to train a whole run with: autolr.find_lr searches for that one."
-        )
-    lines += [f"Caveat: {caveat}" for caveat in suggestion.caveats]
-    return "\n".join(line for line in lines if line)
+    answer, remedy = _decision(suggestion) if suggestion.doubt is None else _doubt(suggestion)
+    lines = [answer, _certainty(suggestion), _edge(suggestion), _evidence(suggestion.evidence), remedy]
+    return verdict_of_lines(lines, suggestion.caveats)
 
 
 def no_decision(error: NoCandidateError, result: "TuningResult") -> str:
     """Return the words for a result from which no rate can be picked."""
-    rates = result.differentials.learning_rates
     if isinstance(error, DivergedError):
-        low = format_rate(rates[0] / 1e3)
-        remedy = f"Use a grid of smaller rates, from {low} on, and check the loss and the scale of the data."
-        reason = f"every one of the {rates.size} rates from {format_rate(rates[0])} on diverged."
+        smallest = result.differentials.learning_rates[0]
+        answer = f"I cannot tell: every rate of the grid diverged, also the smallest, {format_rate(smallest)}."
+        smaller = _grid(smallest / 1e3, smallest)
+        remedy = f"Next: check the loss and the scale of the data, then try {smaller}."
     else:
-        remedy = "Probe every rate in every subsample."
-        reason = "no rate was probed in every subsample."
-    return "\n".join([f"I cannot tell: {reason} {remedy}", _evidence(result)])
+        answer = "I cannot tell: no rate was probed in every subsample."
+        remedy = "Next: probe the same rates in each subsample."
+    return verdict_of_lines([answer, _evidence(result), remedy])
 
 
-def _decision(suggestion: "Suggestion") -> str:
+def _decision(suggestion: "Suggestion") -> tuple[str, str]:
+    """Return the pick, with what it does to the loss, and what to do next."""
     record = suggestion.evidence.differentials
-    column = record.at(suggestion.learning_rate)
-    steps = "one step changes" if suggestion.horizon == 1 else f"{suggestion.horizon} steps change"
     # the score of the median is the median itself
-    statistic, change = ("median", suggestion.score) if suggestion.method == "median" else ("mean", column.mean())
-    return (
-        f"Learning rate {format_rate(suggestion.learning_rate)} (method {suggestion.method}): {steps} the loss by"
-        f" {change:.3g} in the {statistic}, from {record.loss_pre.mean():.3g}."
-    )
+    by_median = suggestion.method == "median"
+    change = suggestion.score if by_median else float(record.at(suggestion.learning_rate).mean())
+    way = "lower" if change < 0.0 else "raise"
+    steps = f"one step {way}s" if suggestion.horizon == 1 else f"{suggestion.horizon} steps {way}"
+    by, before = format_rate(abs(change), digits=3), format_rate(float(record.loss_pre.mean()), digits=3)
+    average = "in the median" if by_median else "on average"
+    answer = f"Learning rate {_pick(suggestion)}: {steps} the loss by {by} {average}, from {before}."
+    if suggestion.horizon == 1:
+        return answer, WHOLE_RUN.format("one step")
+    return answer, "Next: train with it, or search for the rate of a longer run with autolr.find_lr."
 
 
-def _doubt(suggestion: "Suggestion") -> str:
+def _pick(suggestion: "Suggestion") -> str:
+    """Return the pick, and the method where it is not the usual one."""
+    method = "" if suggestion.method == "mean" else f" (method {suggestion.method})"
+    return f"{format_rate(suggestion.learning_rate)}{method}"
+
+
+def _doubt(suggestion: "Suggestion") -> tuple[str, str]:
     """Return why the rate cannot be told, and what helps."""
-    rate, best = format_rate(suggestion.learning_rate), suggestion.best_set
+    rates, best = suggestion.evidence.differentials.learning_rates, suggestion.best_set
+    level = f"{100.0 * suggestion.confidence_level:g}%"
+    steps = "does a step" if suggestion.horizon == 1 else f"do {suggestion.horizon} steps"
+    wider = f"widen the grid, {_grid(rates[0], 1e3 * rates[-1])}"
     if suggestion.doubt == "resolution":
-        reason = (
-            "at no rate does the loss change by more than its own resolution. Use larger rates or double precision, and"
-            " check that there is something to learn."
-        )
+        why = "at no rate does the loss change by more than its rounding error."
+        remedy = "use larger rates or double precision, and check that there is something left to learn."
     elif suggestion.doubt == "flat":
-        steps = "does a step" if suggestion.horizon == 1 else f"do {suggestion.horizon} steps"
-        reason = (
-            f"at no rate {steps} lower the loss with {100.0 * suggestion.confidence_level:g}% confidence. Use more"
-            " subsamples or larger batches, and check that there is something to learn."
-        )
+        why = f"at no rate {steps} lower the loss with {level} confidence."
+        remedy = "check that there is something left to learn; if so, use more subsamples or larger batches."
+    elif suggestion.doubt == "noise":
+        why = f"the noise is too high; at no rate {steps} lower the loss with {level} confidence."
+        remedy = "use more subsamples or larger batches; four times as many halve the noise."
     elif suggestion.doubt == "wide":
-        reason = (
-            f"{len(best)} rates from {format_rate(best[0])} to {format_rate(best[-1])} cannot be told from the best,"
-            f" {rate}. More subsamples or larger batches may narrow them down."
-        )
+        low, high = format_ends(best[0], best[-1])
+        why = f"any of {len(best)} rates from {low} to {high} may be the best ({level})."
+        remedy = "use more subsamples or larger batches; if that does not help, search with autolr.find_lr."
     elif suggestion.score > 0.0 and suggestion.method in ("mean", "median"):
-        low, high = suggestion.evidence.differentials.learning_rates[[0, -1]]
-        reason = f"the loss rises from the smallest rate of the grid on. Use smaller ones: {_grid(low / 1e3, high)}."
+        why = f"the loss rises at all rates of the grid, least at the smallest, {_pick(suggestion)}."
+        remedy = f"use smaller rates, {_grid(rates[0] / 1e3, rates[-1])}."
     elif suggestion.method == "variance":
-        reason = (
-            f"the pick, {rate} (method variance), is an end of the grid: the smaller the rate, the less the change of"
-            " loss varies. Use another method."
-        )
+        why = f"the pick, {_pick(suggestion)}, is the smallest rate: there the loss varies least on any grid."
+        remedy = "use another method, such as method='ucb'."
+    elif suggestion.at_grid_edge == "low":
+        why = f"the pick, {_pick(suggestion)}, is the smallest rate of the grid; a smaller one may be better."
+        remedy = f"widen the grid, {_grid(rates[0] / 1e3, rates[-1])}."
     else:
-        low, high = suggestion.evidence.differentials.learning_rates[[0, -1]]
-        largest = suggestion.at_grid_edge == "high"
-        wider = _grid(low, 1e3 * high) if largest else _grid(low / 1e3, high)
-        reason = (
-            f"the pick, {rate} (method {suggestion.method}), is the {'largest' if largest else 'smallest'} rate of the"
-            f" grid. Widen it: {wider}."
-        )
-    return f"I cannot tell: {reason}"
+        why = f"the pick, {_pick(suggestion)}, is the largest rate of the grid; a larger one may be better."
+        remedy = f"{wider}."
+    if suggestion.at_grid_edge == "high" and suggestion.doubt in ("flat", "noise"):
+        remedy = f"{wider}, or use more subsamples."
+    return f"I cannot tell: {why}", f"Next: {remedy}"
 
 
 def _grid(low: float, high: float) -> str:
@@ -101,45 +108,55 @@ def _grid(low: float, high: float) -> str:
     return f"learning_rates=autolr.log_grid({format_rate(low)}, {format_rate(high)}, {num})"
 
 
-def _uncertainty(suggestion: "Suggestion") -> str:
+def _certainty(suggestion: "Suggestion") -> str:
+    """Return which rates are as good, and where the best one lies between those of the grid."""
     best, level = suggestion.best_set, f"{100.0 * suggestion.confidence_level:g}%"
     rates = suggestion.evidence.differentials.learning_rates
     if rates.size == 1:
         return "There is no other rate to compare it with."
-    if not best:
+    if suggestion.doubt in ("flat", "noise"):
+        return _hidden_fall(suggestion, level)
+    if not best or suggestion.doubt in ("resolution", "wide"):
         return ""
-    several = f"from {format_rate(best[0])} to {format_rate(best[-1])}" if len(best) > 1 else ""
-    if suggestion.doubt in ("resolution", "flat"):
-        return f"No rate {several} stands out at {level}." if several else ""
+    low, high = format_ends(best[0], best[-1])
     between = int(((rates >= best[0]) & (rates <= best[-1])).sum())
-    if not several:
-        as_good = "no other rate is as good"
-    elif between == len(best):
-        as_good = f"anything {several} is as good"
-    else:
-        as_good = f"{len(best)} of the {between} rates {several} are as good"
-    ends = f"{format_rate(suggestion.low)} and {format_rate(suggestion.high)}"
     if suggestion.learning_rate not in best:
-        regret = suggestion.regret_bound
-        loss = f"; it may lose up to {regret:.2g} to it" if np.isfinite(regret) else ""
-        return f"The best mean is {several or f'at {format_rate(best[0])}'}, which this pick has not{loss} ({level})."
+        one_of = low if len(best) == 1 else f"one of {len(best)} from {low} to {high}"
+        return f"By the mean, the best rate is {one_of} ({level})."
+    if len(best) == 1:
+        as_good = "no other rate of the grid is as good"
+    elif between == len(best):
+        as_good = f"rates from {low} to {high} are as good"
+    else:
+        as_good = f"{len(best)} of the {between} rates from {low} to {high} are as good"
+    as_good = f"{as_good[0].upper()}{as_good[1:]}" if suggestion.method == "mean" else f"By the mean, {as_good}"
     if suggestion.doubt == "edge":
-        return f"On this grid, {as_good} ({level})."
+        return f"{as_good} ({level})." if len(best) > 1 else ""
     # NOTE: the interval is that of a curve between the rates, the set is one of rates: they need not overlap
-    by_mean = "" if suggestion.method == "mean" else " by the mean"
-    return f"On a finer grid the best rate{by_mean} would lie between {ends}; on this one, {as_good} ({level})."
+    low, high = format_ends(suggestion.low, suggestion.high)
+    return f"{as_good}; on a finer grid the best is between {low} and {high} ({level})."
+
+
+def _hidden_fall(suggestion: "Suggestion", level: str) -> str:
+    """Return by how much the loss may fall without having been seen to."""
+    _, delta, low = _lower_band(suggestion)
+    fall, before = hidden_fall(delta, low), float(suggestion.evidence.differentials.loss_pre.mean())
+    if fall == 0.0:
+        return ""
+    what = "Even a fall to 0" if fall >= before > 0.0 else f"A fall by up to {format_rate(fall)}"
+    return f"{what}, from {format_rate(before, digits=3)}, may hide in the noise ({level})."
 
 
 def _edge(suggestion: "Suggestion") -> str:
     """Return where, from the best rate upwards, the loss first rises or probes diverge."""
     record = suggestion.evidence.differentials
     rates, diverged = record.learning_rates, np.isinf(record.delta).sum(axis=0)
-    if suggestion.max_stable_lr is None or suggestion.doubt in ("flat", "resolution"):
+    if suggestion.max_stable_lr is None or suggestion.doubt in _NOTHING_FALLS:
         return _edge_of_no_fall(suggestion)
     first = int(np.searchsorted(rates, suggestion.max_stable_lr, side="right"))
     if first == rates.size:
         top = suggestion.learning_rate == rates[-1]
-        return "" if top else f"The loss rises at no larger rate of the grid, up to {format_rate(rates[-1])}."
+        return "" if top else f"No larger rate of the grid, up to {format_rate(rates[-1])}, raises the loss."
     rises = ~(_own_means(record.delta) < 0.0)  # also where probes diverged, or none was made
     sentences = []
     if not diverged[first]:
@@ -168,55 +185,50 @@ def _from(rates: FloatArray, holds: BoolArray, first: int, always: str, once: st
     return f"{always} from {rate} on" if holds[first:].all() else f"{once} at {rate}"
 
 
-def _edge_of_no_fall(suggestion: "Suggestion") -> str:
-    """Return from where on the loss clearly rises, of means none of which clearly falls."""
+def _lower_band(suggestion: "Suggestion") -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return the rates that were probed in every row, shape (J,), their differentials (M, J), and their lower band."""
     record = suggestion.evidence.differentials
     probed = ~np.isnan(record.delta).any(axis=0)
-    rates, delta = record.learning_rates[probed], record.delta[:, probed]
     level = level_of(suggestion.evidence.settings, suggestion.confidence_level)
     low, _ = simultaneous_band(
-        without_explosions(delta), confidence_level=level.corrected, num_resamples=level.resamples(2000), rng=0
+        without_explosions(record.delta[:, probed]),
+        confidence_level=level.corrected,
+        num_resamples=level.resamples(2000),
+        rng=0,
     )
-    rises = (low > 0.0) | np.isinf(delta).any(axis=0)
-    start = int(np.where(np.isinf(delta).any(axis=0), np.inf, delta.mean(axis=0)).argmin())
-    above = np.flatnonzero(rises[start:])
-    if not above.size or np.isinf(delta).any(axis=0).all():
+    return record.learning_rates[probed], record.delta[:, probed], low
+
+
+def _edge_of_no_fall(suggestion: "Suggestion") -> str:
+    """Return from where on the loss clearly rises, of means none of which clearly falls."""
+    rates, delta, low = _lower_band(suggestion)
+    rises, diverged = clear_rises(delta, low), np.isinf(delta).any(axis=0)
+    if not rises.any() or diverged.all():
         return ""
-    if above[0] == 0:
-        return "Even at the best rate the loss rises on average."
-    where = _from(rates, rises, start + int(above[0]), "rises or probes diverge", "first rises or probes diverge")
-    return f"The loss {where}."
+    what = " or probes diverge" if diverged.any() else ""
+    return f"The loss {_from(rates, rises, int(rises.argmax()), f'rises{what}', f'first rises{what}')}."
 
 
 def _evidence(result: "TuningResult") -> str:
+    """Return what was measured, on what, and what it cost."""
     settings, num_rows = result.settings, result.differentials.num_subsamples
-    size, sampling = settings.get("batch_size"), settings.get("sampling")
-    adaptive = bool(settings.get("adaptive")) and "looks" in settings
-    most = f" of at most {settings['num_subsamples']}" if adaptive else ""
-    text = f"Measured on {num_rows}{most} {'disjoint ' if sampling == 'partition' else ''}subsamples"
-    parts = settings.get("accumulation_steps", 1)
-    text += f" of {parts} batches" if parts > 1 else ""
-    text += f" of {size} observations" if size else ""
-    text += " for each step" if size and result.differentials.horizons[-1] > 1 else ""
-    where = {"independent": ", with losses on others", "own data": ", with losses on data of your own"}
-    text += where.get(settings.get("evaluation", ""), "")
-    text += ", for the population too" if sampling == "partition" and settings.get("evaluation_passes", 1) == 1 else ""
-    interpolated = result.differentials.interpolated
-    text += _interpolation(interpolated) if interpolated.any() and not adaptive else ""
-    if {"seconds", "num_evaluations"} <= settings.keys():
-        text += f": {settings['num_evaluations']:.0f} gradient evaluations in {settings['seconds']:.1f} s"
-    if adaptive:
-        share, looks = 100.0 * settings["num_probes"] / settings["num_probes_fixed"], len(settings["looks"])
-        text += f", {share:.0f}%" if share >= 1.0 else ", less than 1%"
-        text += f" of all probes, in {looks} look{'s' if looks != 1 else ''}"
-        text += ", the first one by interpolated values" if interpolated.any() else ""
-    return f"{text}."
+    most = f" of at most {settings['num_subsamples']}" if settings.get("adaptive") and "looks" in settings else ""
+    disjoint = "disjoint " if settings.get("sampling") == "partition" else ""
+    text = f"Measured on {num_rows}{most} {disjoint}subsamples{_content(result)}"
+    text += ", losses on your own data" if settings.get("evaluation") == "own data" else ""
+    text += ", for new data too" if disjoint and settings.get("evaluation_passes", 1) == 1 else ""
+    # of a race, only the first look goes by interpolated values
+    text += ", partly interpolated" if result.differentials.interpolated.any() and not most else ""
+    return f"{text}: {cost_of(settings)}." if {"seconds", "num_evaluations"} <= settings.keys() else f"{text}."
 
 
-def _interpolation(interpolated: BoolArray) -> str:
-    """Return at how many rates the rows were probed that were not probed at all of them."""
-    num_probed = (~interpolated).all(axis=2).sum(axis=1)
-    sparse = num_probed[num_probed < interpolated.shape[1]]
-    most = "most" if 2 * sparse.size > num_probed.size else "some"
-    nodes = f"{sparse.min()}" if sparse.min() == sparse.max() else f"{sparse.min()} to {sparse.max()}"
-    return f", {most} at {nodes} of {interpolated.shape[1]} rates and interpolated between them"
+def _content(result: "TuningResult") -> str:
+    """Return what a subsample is: its steps times the batches of a step times the observations of a batch."""
+    settings = result.settings
+    numbers = [int(result.differentials.horizons[-1]), settings.get("accumulation_steps", 1)]
+    factors = [str(number) for number in numbers if number > 1]
+    size = settings.get("batch_size")
+    if not size:
+        return f" of {' x '.join(factors)} batches" if factors else ""
+    what = f"from these {settings['num_observations']} observations only" if draws_much(result) else "observations"
+    return f" of {' x '.join([*factors, str(size)])} {what}"

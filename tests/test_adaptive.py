@@ -136,13 +136,12 @@ def test_it_stops_when_the_pick_is_good_enough(model, data):
     assert last["regret_bound"] <= 0.5 * last["gain"]
     assert not any("ended" in caveat for caveat in result.suggest().caveats)
     assert "Measured on 20 of at most 100 subsamples" in str(result)
-    assert "20% of all probes, in 1 look." in str(result)
+    assert result.settings["num_probes"] == 0.2 * result.settings["num_probes_fixed"]
 
 
 def test_the_looks_of_a_long_race_cost_a_small_share_of_its_probes(model, data):
     result = tuned(model, data, num_subsamples=400, regret_tolerance=0.02).result
     assert result.settings["num_probes"] < 0.35 * result.settings["num_probes_fixed"]
-    assert f"in {len(result.settings['looks'])} looks" in str(result)
 
 
 @pytest.mark.parametrize("kind", ["loader", "batches", "partition", "few", "dataset"])
@@ -191,7 +190,7 @@ def test_rates_that_all_diverge_end_the_race(model, data):
     result = tuned(model, (1e15 * X, 1e15 * Y), learning_rates=log_grid(1e20, 1e25, 4)).result
     assert result.settings["stop"] == "diverged"
     assert result.differentials.num_subsamples == 20
-    assert str(result).startswith("I cannot tell: every one of the 4 rates")
+    assert str(result).startswith("I cannot tell: every rate of the grid diverged")
 
 
 def test_an_optimizer_without_a_line_races_with_real_steps(model, data):

@@ -232,8 +232,7 @@ def test_two_results_of_their_own_may_together_exceed_the_tolerance_and_say_so()
 
 def test_the_verdict_and_the_file_tell_that_there_are_interpolated_numbers(tmp_path):
     result = tuned().result
-    nodes = result.settings["interpolation"]["num_nodes"]
-    assert f", most at {nodes} of 100 rates and interpolated between them" in str(result)
+    assert ", partly interpolated: " in str(result)
     assert "interpolated" not in str(tuned(interpolate=False).result)
     result.save(tmp_path / "lr.json")
     loaded = TuningResult.load(tmp_path / "lr.json")
@@ -258,7 +257,7 @@ def test_the_decisions_of_a_race_are_made_by_probes():
     told = settings["interpolation"]
     assert told["num_probes_exact"] == 20 * 100
     assert told["num_probes"] == probed[:20].sum()
-    assert ", the first one by interpolated values" in str(result)
+    assert "interpolated" not in str(result)
     assert settings["num_looks"] == 4
     assert [look["num_subsamples"] for look in settings["looks"]] == [20, 40, 80, 100][: len(settings["looks"])]
     levels = [look["confidence_level"] for look in settings["looks"]]

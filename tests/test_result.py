@@ -113,7 +113,7 @@ def test_its_representation_is_one_line(result):
 
 
 def test_the_notebook_shows_the_verdict_with_the_pick_in_bold(result):
-    assert result._repr_html_().startswith("<p>Learning rate <strong>0.1</strong> (method mean)")
+    assert result._repr_html_().startswith("<p>Learning rate <strong>0.1</strong>: one step")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from autolr._html import verdict_html
+from autolr._text import cost_of
 from autolr._typing import Settings
 from autolr._validation import check_confidence_level, invalid
 from autolr.errors import DivergedError
@@ -164,7 +165,7 @@ def _verdict(result: ScheduleComparison) -> str:
     num_repeats, num_schedules = result.final_losses.shape
     num_diverged = np.isinf(result.final_losses).sum()
     if num_diverged.all():
-        lines = ["I cannot tell: training diverged under every schedule. Try a smaller learning rate."]
+        lines = ["I cannot tell: training diverged under every schedule."]
     else:
         best = summary[summary.index == result.best].iloc[0]
         which = f"The best of {num_schedules} schedules is" if num_schedules > 1 else "The only schedule is"
@@ -185,11 +186,12 @@ def _verdict(result: ScheduleComparison) -> str:
         parts = [f"{label} ({number} of {num_repeats})" for label, number in num_diverged.items() if number]
         lines.append(f"Training diverged under {', '.join(parts)}.")
     if "num_evaluations" in result.settings:
-        cost, seconds = result.settings["num_evaluations"], result.settings["seconds"]
-        steps = result.settings["total_steps"]
-        lines.append(f"{steps} steps a run: {cost:.0f} gradient evaluations in {seconds:.1f} s.")
-    if num_schedules > 1 and not num_diverged.all():
-        lines.append("The best is picked by the same losses, and so looks better than it is: new repeats would tell.")
+        runs = f"{num_repeats * num_schedules} runs of {result.settings['total_steps']} steps"
+        lines.append(f"Measured in {runs}: {cost_of(result.settings)}.")
+    if num_diverged.all():
+        lines.append("Next: try a smaller learning rate, such as that of autolr.find_lr.")
+    elif num_schedules > 1:
+        lines.append("Next: compare again with another rng: picked by these losses, the best looks better than it is.")
     return "\n".join(lines)
 
 

@@ -418,7 +418,8 @@ def test_where_all_diverge_there_is_no_best_and_the_words_say_so():
     result = compare(schedules={"a": "constant", "b": "step"}, learning_rate=1e30)
     with pytest.raises(DivergedError, match=r"Training diverged under every schedule: compare them at a smaller"):
         _ = result.best
-    assert str(result).startswith("I cannot tell: training diverged under every schedule. Try a smaller learning rate.")
+    assert str(result).startswith("I cannot tell: training diverged under every schedule.\n")
+    assert str(result).endswith("\nNext: try a smaller learning rate, such as that of autolr.find_lr.")
     assert np.isinf(result.summary()["difference"]).all()
 
 
@@ -466,8 +467,8 @@ def test_the_words_say_which_is_best_which_may_be_as_good_and_which_is_worse():
         "It cannot be told from b.",
         "Worse than it: c by 1.03 (from 0.89 to 1.18).",
         "Training diverged under d (1 of 3).",
-        "20 steps a run: 300 gradient evaluations in 1.2 s.",
-        "The best is picked by the same losses, and so looks better than it is: new repeats would tell.",
+        "Measured in 12 runs of 20 steps: 300 gradient evaluations in 1.2 s.",
+        "Next: compare again with another rng: picked by these losses, the best looks better than it is.",
     ]
 
 
