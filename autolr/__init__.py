@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         GridEdgeWarning,
         NoCandidateError,
         NotTunedError,
+        RankFailedError,
         ResolutionWarning,
     )
     from autolr.grids import linear_grid, log_grid
@@ -63,6 +64,7 @@ __all__ = [  # noqa: RUF022 (grouped)
     "NotTunedError",
     "NoCandidateError",
     "DivergedError",
+    "RankFailedError",
     "GridEdgeWarning",
     "DivergenceWarning",
     "ResolutionWarning",

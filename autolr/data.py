@@ -46,6 +46,11 @@ class ArrayRows:
         """Return the number of observations N."""
         return len(self._x)
 
+    @property
+    def arrays(self) -> list[torch.Tensor | np.ndarray[Any, Any]]:
+        """The arrays, those of numbers of a frame in its place."""
+        return [self._x] if self._y is None else [self._x, self._y]
+
     def batch(self, indices: IntArray) -> Batch:
         """Return the observations at ``indices`` on the device."""
         x = self._take(self._x, indices)

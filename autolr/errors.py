@@ -13,6 +13,10 @@ class DivergedError(NoCandidateError):
     """Every learning rate of the grid diverged, so that there is nothing to choose from."""
 
 
+class RankFailedError(RuntimeError):
+    """Another process that makes the call too has raised, is lost, or has not made it: everything here is restored."""
+
+
 class GridEdgeWarning(UserWarning):
     """The pick is the first or the last rate of the grid: the best rate may lie outside of it."""
 

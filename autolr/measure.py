@@ -16,6 +16,7 @@ from autolr._version import versions
 from autolr.adaptive import probe_adaptively
 from autolr.cells import ProbeRows, RememberedProbes
 from autolr.differentials import LossDifferentials
+from autolr.distributed import check_same, fingerprints, in_step, share_rows, told_together, with_first_buffers
 from autolr.interpolation_error import TOLERANCE, share_left
 from autolr.plan import Plan
 from autolr.probing.objective import Objective
@@ -23,6 +24,7 @@ from autolr.probing.rows import ProbedRows, probe_row, probe_rows
 from autolr.probing.start import Start
 from autolr.probing.state import Snapshot
 from autolr.probing.warmup import warm_up
+from autolr.ranks import Ranks
 from autolr.result import TuningResult
 from autolr.sparse import probe_sparsely
 from autolr.training import Training, check_batch
@@ -35,6 +37,7 @@ def measure(
     *,
     before: TuningResult | None = None,
     keep: Callable[[TuningResult], object],
+    ranks: Ranks,
 ) -> TuningResult:
     """Probe the rows of a plan with everything preserved, and return them as a result.
 
@@ -45,17 +48,22 @@ def measure(
         before: The rows that these extend; the first of them is probed again, to see whether something has changed.
         keep: Called with the rows that are finished where Ctrl-C ends them, if they are enough; the interrupt is then
             raised.
+        ranks: The processes that make the call together.
 
     Raises:
-        ValueError: If the data gives fewer than two rows, or none to add; a loss before the step is not finite; or the
-            rows before were those of another model, optimizer or data.
+        ValueError: If the data gives fewer than two rows, or none to add; a loss before the step is not finite; the
+            rows before were those of another model, optimizer or data; or the ranks were not given the same.
     """
     began, probe = time.perf_counter(), None
     try:
+        training = in_step(ranks, training)
         with training.preserved(plan.generators, plan.row_generators) as start:
+            start = with_first_buffers(ranks, training, start)
             objective, randomness = start.objective, start.randomness
             draw = partial(plan.draw, randomness)
-            _check_batches(objective, draw(rows[0]) or ())
+            first = draw(rows[0]) or ()
+            _check_batches(objective, first)
+            check_same(ranks, lambda: {**plan.asked, **training.settings(), **fingerprints(start, first, X=plan.data)})
             if plan.warmup_steps:
                 warm_up(start, plan.warmup_batches(randomness), plan.warmup_steps)
                 start = replace(start, snapshot=Snapshot(*start.objects()))
@@ -71,20 +79,22 @@ def measure(
                         horizons=plan.horizons,
                         seed=plan.seed,
                         deadline=deadline,
-                        progress=partial(_advance, bar, rows.start),
+                        progress=partial(_advance, bar, rows.start, ranks.check),
                     )
                 )
-                probed, interpolated, told = _probe_as_planned(plan, probe, rows, before, objective.epsilon)
+                shared = share_rows(ranks, probe, lockstep=start.objective.lockstep)
+                probed, interpolated, told = _probe_as_planned(plan, shared, rows, before, objective.epsilon)
     except KeyboardInterrupt:
         at_least = 2 if before is None else 1
-        if probe is not None and probe.end >= rows.start + at_least:
+        if ranks.size == 1 and probe is not None and probe.end >= rows.start + at_least:
             probed, interpolated, told = _probe_as_planned(plan, probe.again(), rows, before, objective.epsilon)
             told |= {"interrupted": True, "num_left_out": probe.end - rows.start - len(probed.loss_pre)}
             if len(probed.loss_pre) >= at_least:
                 keep(_as_result(plan, training, objective, rows, probed, interpolated, began, **told))
         raise
     _check_rows(plan, len(probed.loss_pre), is_first=before is None)
-    return _as_result(plan, training, objective, rows, probed, interpolated, began, **told)
+    result = _as_result(plan, training, objective, rows, probed, interpolated, began, **told)
+    return replace(result, settings=told_together(ranks, dict(result.settings), objective.lockstep))
 
 
 def _as_result(
@@ -204,9 +214,17 @@ def _probe_rows(
     return probe_rows(start, learning_rates, rows=rows, engine=engine, at_least=at_least, **options)
 
 
-def _advance(bar: "tqdm[NoReturn]", first: int, rows: Iterable[int]) -> Iterator[int]:
-    """Yield the rows, and keep the bar at what is done of them: a second pass over them takes it back."""
+def _advance(bar: "tqdm[NoReturn]", first: int, check: Callable[[], None], rows: Iterable[int]) -> Iterator[int]:
+    """Yield the rows, and keep the bar at what is done of them: a second pass over them takes it back.
+
+    Args:
+        bar: The bar.
+        first: The number of the first row.
+        check: Called before each row: raises where another rank has failed.
+        rows: The numbers of the rows.
+    """
     for row in rows:
+        check()
         bar.update(row - first - bar.n)
         yield row
         bar.update(row + 1 - first - bar.n)

@@ -45,6 +45,7 @@ class Plan:
         learning_rates: The grid, shape ``(K,)``.
         num_subsamples: The number of rows asked for.
         subsamples: Where the rows' batches come from.
+        data: The reader of what the user has handed over.
         evaluation: Where their losses are measured: ``"subsample"``, ``"independent"``, or other subsamples.
         horizons: After how many steps losses are recorded, increasing, shape ``(H,)``.
         accumulation_steps: The micro-batches of a step.
@@ -66,6 +67,7 @@ class Plan:
     learning_rates: FloatArray
     num_subsamples: int
     subsamples: Subsamples
+    data: Data
     evaluation: Subsamples | str
     horizons: IntArray
     accumulation_steps: int
@@ -88,6 +90,12 @@ class Plan:
         return not isinstance(self.subsamples, StreamedSubsamples) and not isinstance(
             self.evaluation, StreamedSubsamples
         )
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What was asked for, as JSON values by the name of the argument."""
+        asked = {name.removesuffix("_asked"): value for name, value in self.settings.items()}
+        return {**asked, "learning_rates": self.learning_rates.tolist()}
 
     @property
     def num_evaluation_passes(self) -> int:
@@ -116,8 +124,16 @@ class Plan:
         """Return the batches of a row's steps, then that of its losses, or ``None`` where the data has ended.
 
         The random state is moved to the row's own first, which the data (augmentation) may draw from; for the batches
-        of further steps to those of the steps, and back.
+        of further steps to those of the steps, and back. Rows of a stream are drawn in their order, those of other
+        ranks too.
         """
+        sources = (self.subsamples, self.evaluation)
+        begun = [source.num_drawn for source in sources if isinstance(source, StreamedSubsamples)]
+        for earlier in range(min(begun, default=row), row):
+            self._draw(randomness, earlier)
+        return self._draw(randomness, row)
+
+    def _draw(self, randomness: ForkedRandomness, row: int) -> tuple[Batch, ...] | None:
         randomness.fork(self.seed(row))
         batches = self.subsamples.draw(row)
         if batches is None:
@@ -219,6 +235,7 @@ def make_plan(
         learning_rates=rates,
         num_subsamples=num_subsamples,
         subsamples=subsamples,
+        data=data,
         evaluation=evaluation if own is None else _evaluation_subsamples(own, size, sampling, num_subsamples, entropy),
         horizons=horizons,
         accumulation_steps=accumulation_steps,

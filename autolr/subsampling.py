@@ -105,7 +105,7 @@ class DrawnSubsamples:
         if sampling == "partition":
             most = max(1, min(most, len(rows) // (pieces_of_row * min(num_rows, _ENOUGH_ROWS))))
         self.batch_size = min(DEFAULT_BATCH_SIZE, most) if batch_size is None else batch_size
-        self._rows, self._num_parts, self._entropy, self._purpose = rows, num_parts, entropy, purpose
+        self.rows, self._num_parts, self._entropy, self._purpose = rows, num_parts, entropy, purpose
         self._pieces_of_row = pieces_of_row
         self._order: IntArray | None = None
         if sampling == "partition":
@@ -119,32 +119,32 @@ class DrawnSubsamples:
             indices = self._piece(index)
             if len(indices) < self._pieces_of_row * self.batch_size:
                 return None
-        return tuple(self._rows.batch(part) for part in self._cut(indices)[: self._num_parts])
+        return tuple(self.rows.batch(part) for part in self._cut(indices)[: self._num_parts])
 
     def draw_further(self, index: int) -> Iterator[Batch]:
         """Yield the batches of the further steps: without end, but for a partition."""
         if self._order is not None:
-            yield from map(self._rows.batch, self._cut(self._piece(index))[self._num_parts :])
+            yield from map(self.rows.batch, self._cut(self._piece(index))[self._num_parts :])
             return
         rng = self._rng(self._purpose, index)
         drawn = self._choose(rng, self._num_parts)
-        is_left = np.ones(len(self._rows), dtype=np.bool_)
+        is_left = np.ones(len(self.rows), dtype=np.bool_)
         is_left[drawn] = False
         epoch = rng.permutation(np.flatnonzero(is_left))
         is_left[drawn[: self.batch_size]] = True
         while True:
-            yield from map(self._rows.batch, self._cut(epoch))
+            yield from map(self.rows.batch, self._cut(epoch))
             epoch = rng.permutation(np.flatnonzero(is_left))
 
     def draw_warmup(self, index: int) -> Batch | None:
         """Return a batch drawn independently of all rows, from all observations."""
-        return self._rows.batch(self._choose(self._rng(WARMUP, index), 1))
+        return self.rows.batch(self._choose(self._rng(WARMUP, index), 1))
 
     def _rng(self, purpose: int, index: int) -> np.random.Generator:
         return np.random.default_rng(seed_of(self._entropy, purpose, index))
 
     def _choose(self, rng: np.random.Generator, num_parts: int) -> IntArray:
-        return rng.choice(len(self._rows), size=num_parts * self.batch_size, replace=False)
+        return rng.choice(len(self.rows), size=num_parts * self.batch_size, replace=False)
 
     def _piece(self, index: int) -> IntArray:
         """Return the observations of a row of a partition, fewer where it has ended."""
@@ -181,6 +181,11 @@ class StreamedSubsamples:
         self._batches: Iterator[Batch] | None = None
         self._drawn: dict[int, tuple[Batch, ...]] = {}
         self.num_passes = 0
+
+    @property
+    def num_drawn(self) -> int:
+        """How many rows were drawn so far."""
+        return len(self._drawn)
 
     def draw(self, index: int) -> tuple[Batch, ...] | None:
         """Return the batches of the first step and of the evaluation, or ``None`` at the stream's end.

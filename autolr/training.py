@@ -12,9 +12,10 @@ from autolr._typing import Autocast, Batch, Clip, ComputeLoss, LossFunction
 from autolr._validation import check_integer, invalid
 from autolr.batches import outline
 from autolr.param_groups import base_learning_rates, check_groups
-from autolr.probing.held import held_generators
+from autolr.probing.held import held_generators, held_modules
 from autolr.probing.objective import Objective
 from autolr.probing.random_state import ForkedRandomness
+from autolr.probing.sharded import Alone, Lockstep, reshard, sharded_modules
 from autolr.probing.start import Start
 from autolr.probing.state import preserved_state
 from autolr.probing.trajectory import in_mode
@@ -35,6 +36,8 @@ class Training:
         accumulation_steps: How many batches, over which gradients are averaged, a step takes.
         clip: Called with the parameters to change their gradients in place, or ``None``.
         groups: The parameter groups that are tuned, increasing; ``None``: all.
+        members: The ranks of ``torch.distributed`` that train the model together, where it says so.
+        lockstep: What makes all ranks do the same with a sharded model; ``None``: the default process group.
     """
 
     model: nn.Module
@@ -47,6 +50,8 @@ class Training:
     accumulation_steps: int = 1
     clip: Clip | None = None
     groups: tuple[int, ...] | None = None
+    members: tuple[int, ...] = ()
+    lockstep: Lockstep | None = None
 
     def parameters(self) -> list[nn.Parameter]:
         """Return the parameters of model and optimizer that are trainable now, each once.
@@ -54,6 +59,7 @@ class Training:
         Raises:
             ValueError: If the optimizer holds none of the model's, or the model has lazy parameters without a shape.
         """
+        reshard(sharded_modules(self.model))
         of_model = {id(parameter): parameter for parameter in self.model.parameters()}
         if any(isinstance(parameter, nn.parameter.UninitializedParameter) for parameter in of_model.values()):
             raise ValueError(invalid("model", "have seen a batch, so that its lazy parameters have shapes", self.model))
@@ -78,6 +84,7 @@ class Training:
             autocast=self.autocast,
             scaler=self.scaler,
             clip=self.clip,
+            lockstep=(self.lockstep or Lockstep()) if sharded_modules(self.model) else Alone(),
         )
 
     @contextmanager
@@ -160,7 +167,7 @@ def check_training(
     """Return what a user trains with, or say what is wrong with it.
 
     Args:
-        model: The model.
+        model: The model; of one in ``DistributedDataParallel``, what is within it is probed.
         loss_fn: The loss of an output and a target, or ``None``.
         optimizer: The optimizer, over parameters of the model.
         compute_loss: The loss of a model on a batch, or ``None``.
@@ -197,14 +204,24 @@ def check_training(
         raise TypeError(invalid("scaler", "be a torch.amp.GradScaler or None", scaler))
     if clip is not None and not callable(clip):
         raise TypeError(invalid("clip", "be a function of the parameters or None", clip))
+    if type(optimizer).__name__ == "ZeroRedundancyOptimizer":
+        raise TypeError(invalid("optimizer", "hold its whole state on each rank", optimizer))
     tuned = check_groups(optimizer, groups)
     base_learning_rates(optimizer, tuned)
+    bare, members = _bare(model)
+    for module in held_modules(loss_fn, compute_loss, clip):
+        if any(isinstance(part, nn.parallel.DistributedDataParallel) for part in module.modules()):
+            alone = (
+                "not hold a model in DistributedDataParallel: a rank's probes are its own; use the model it is given"
+            )
+            raise ValueError(invalid("compute_loss" if loss_fn is None else "loss_fn", alone, type(module).__name__))
     training = Training(
-        model,
+        bare,
         loss_fn,
         optimizer,
         compute_loss,
         torch.device("cpu"),
+        members=members,
         autocast=autocast,
         scaler=scaler,
         accumulation_steps=check_integer("accumulation_steps", accumulation_steps, minimum=1),
@@ -212,6 +229,14 @@ def check_training(
         groups=tuned,
     )
     return replace(training, device=_device(device, training.parameters()[0]))
+
+
+def _bare(model: nn.Module) -> tuple[nn.Module, tuple[int, ...]]:
+    """Return the model within ``DistributedDataParallel``, whose forwards and backwards communicate, and its ranks."""
+    wrapped = getattr(model, "_orig_mod", model)  # of torch.compile
+    if not isinstance(wrapped, nn.parallel.DistributedDataParallel):
+        return model, ()
+    return wrapped.module, tuple(torch.distributed.get_process_group_ranks(wrapped.process_group))
 
 
 def _device(device: torch.device | str | None, parameter: torch.Tensor) -> torch.device:

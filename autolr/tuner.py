@@ -11,11 +11,13 @@ from torch import nn
 
 from autolr._typing import Autocast, Clip, ComputeLoss, EngineName, Horizon, LossFunction, Method, Rng, Sampling
 from autolr._validation import check_integer, check_rng
+from autolr.distributed import shared_rng
 from autolr.errors import NotTunedError
 from autolr.grids import log_grid
 from autolr.levels import DEFAULT_LEVEL
 from autolr.measure import measure
 from autolr.plan import Plan, make_plan
+from autolr.ranks import joined
 from autolr.result import TuningResult
 from autolr.suggestion import Suggestion
 from autolr.training import check_training
@@ -205,30 +207,32 @@ class AutoLRTuner:
             ValueError: If an argument is out of its range, the data gives fewer than two rows, a loss before the step
                 is not finite, or the loss broadcasts (m, 1) against (m,).
         """
-        plan = make_plan(
-            X,
-            Y,
-            device=self._training.device,
-            dtype=self._training.dtype,
-            rng=self._rng,
-            learning_rates=learning_rates,
-            num_subsamples=num_subsamples,
-            batch_size=batch_size,
-            sampling=sampling,
-            evaluation=evaluation,
-            horizon=horizon,
-            accumulation_steps=self._training.accumulation_steps,
-            warmup_steps=warmup_steps,
-            engine=engine,
-            interpolate=interpolate,
-            adaptive=adaptive,
-            regret_tolerance=regret_tolerance,
-            confidence_level=confidence_level,
-            time_budget=time_budget,
-            progress=progress,
-        )
-        keep = partial(self._keep, plan)
-        return keep(measure(plan, self._training, range(plan.num_subsamples), keep=keep))
+        with joined(self._training.members) as ranks:
+            plan = make_plan(
+                X,
+                Y,
+                device=self._training.device,
+                dtype=self._training.dtype,
+                rng=shared_rng(ranks, self._rng),
+                learning_rates=learning_rates,
+                num_subsamples=num_subsamples,
+                batch_size=batch_size,
+                sampling=sampling,
+                evaluation=evaluation,
+                horizon=horizon,
+                accumulation_steps=self._training.accumulation_steps,
+                warmup_steps=warmup_steps,
+                engine=engine,
+                interpolate=interpolate,
+                adaptive=adaptive,
+                regret_tolerance=regret_tolerance,
+                confidence_level=confidence_level,
+                time_budget=time_budget,
+                progress=progress if ranks.rank == 0 else False,
+            )
+            keep = partial(self._keep, plan)
+            rows = range(plan.num_subsamples)
+            return keep(measure(plan, self._training, rows, keep=keep, ranks=ranks))
 
     def extend(self, num_subsamples: int) -> TuningResult:
         """Add subsamples to the last result: the rows that a longer tuning would have had.
@@ -262,7 +266,8 @@ class AutoLRTuner:
         def keep(more: TuningResult) -> TuningResult:
             return self._keep(plan, result.extend(more))
 
-        return keep(measure(plan, self._training, rows, before=result, keep=keep))
+        with joined(self._training.members) as ranks:
+            return keep(measure(plan, self._training, rows, before=result, keep=keep, ranks=ranks))
 
     def _keep(self, plan: Plan, result: TuningResult) -> TuningResult:
         self._plan = plan if plan.repeatable else None

@@ -30,6 +30,7 @@ SURFACE = {
     "NotTunedError",
     "NoCandidateError",
     "DivergedError",
+    "RankFailedError",
     "GridEdgeWarning",
     "DivergenceWarning",
     "ResolutionWarning",

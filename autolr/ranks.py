@@ -1,0 +1,288 @@
+"""The processes of ``torch.distributed`` that make one call together: what they tell each other, and if one is lost."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from autolr.errors import RankFailedError
+
+# Seconds, so that all ranks have ended within 60 of what has befallen one: how long a rank waits for others that are
+# there but do not answer, how long one may give no sign of life, and how often it gives one.
+PATIENCE, SILENCE, BEAT = 45.0, 30.0, 1.0
+# Seconds between two looks at what the others have done, at first and at most.
+_SOON, _LATER = 0.0005, 0.05
+# Seconds in which a rank that raised says so, before those that lost its connection say that it is lost.
+_GRACE = 3.0
+
+_groups: dict[tuple[int, ...], "dist.ProcessGroup"] = {}
+_alone: ContextVar[bool] = ContextVar("alone", default=False)
+
+
+class Ranks:
+    """A process that is alone, which is the view of one rank where there is one.
+
+    Attributes:
+        rank: The number of this process among those that make the call together.
+        size: How many these are.
+        group: Their process group, with the CPU's tensors and a timeout of its own; ``None`` where there is one rank.
+    """
+
+    rank = 0
+    size = 1
+    group: "dist.ProcessGroup | None" = None
+
+    def gather(self, value: bytes) -> list[bytes]:
+        """Return the values of all ranks, in their order, on every rank."""
+        return [value]
+
+    def check(self) -> None:
+        """Raise where another rank has failed; it costs nothing.
+
+        Raises:
+            RankFailedError: If one has.
+        """
+
+    def gather_json(self, value: Any) -> list[Any]:
+        """Return the JSON values of all ranks, in their order, on every rank."""
+        return [json.loads(text) for text in self.gather(json.dumps(value).encode())]
+
+
+@contextmanager
+def on_this_rank_only() -> Iterator[None]:
+    """Let this process tune by itself within the block, where it is one of several.
+
+    In a process group of several ranks, every rank has to make the same calls, as they share the work. Within this
+    block, a rank's calls are its own: for a rank that tunes a model of its own, or where only one of them tunes.
+
+    Example:
+        >>> from autolr.ranks import on_this_rank_only
+        >>> with on_this_rank_only():
+        ...     pass  # tuner.tune(X, Y)
+    """
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
+
+
+def are_several() -> bool:
+    """Return whether this process is one of several that make their calls together."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1 and not _alone.get()
+
+
+@contextmanager
+def joined(members: Sequence[int] = ()) -> Iterator[Ranks]:
+    """Make one call together with the other ranks.
+
+    Every way out of the block is the same on all ranks: where one raises, the others raise a :class:`RankFailedError`
+    that says what it was, when they next :meth:`Ranks.check` or :meth:`Ranks.gather`, or where a collective of torch's
+    fails or has timed out.
+
+    Args:
+        members: Their numbers in the default process group; by default all of it.
+
+    Yields:
+        The view of this rank.
+
+    Raises:
+        RankFailedError: If a rank does not make the call, fails, or is lost.
+    """
+    if not are_several():
+        yield Ranks()
+        return
+    together = _Together.join(list(members) or list(range(dist.get_world_size())))
+    try:
+        yield together
+        together.leave()
+    except BaseException as error:
+        together.fail(error)
+        raise
+    finally:
+        together.close()
+
+
+class _Together(Ranks):
+    """The view of one rank of several.
+
+    They meet in the store of the default process group. Numbers go through a group of their own, whose timeout is not
+    that of the user's groups. A rank waits for the others by looking into the store, as long as they live, so that
+    nobody is hurried who has more to do; and only then is there a collective, in which no rank is late.
+
+    Args:
+        store: Where they meet.
+        rank: The number of this one.
+        size: How many they are.
+        group: Their process group.
+    """
+
+    _number = 0  # of the calls that were made together
+
+    def __init__(
+        self, store: "torch._C._distributed_c10d.Store", rank: int, size: int, group: "dist.ProcessGroup"
+    ) -> None:
+        self._store = store
+        self.rank, self.size, self.group = rank, size, group
+        self._num_gathered = 0
+        self._watch = _Watch(store, rank, size)
+        self._watch.start()
+
+    @classmethod
+    def join(cls, members: list[int]) -> "_Together":
+        """Meet the other ranks, and make the group.
+
+        Raises:
+            RankFailedError: If not all of them come.
+        """
+        name = f"autolr/{'.'.join(map(str, members))}/{cls._number}"
+        store = dist.distributed_c10d.PrefixStore(name, dist.distributed_c10d._get_default_store())
+        rank, size = members.index(dist.get_rank()), len(members)
+        store.set(f"here/{rank}", "")
+        store.add("here", 1)
+        until, pause = time.monotonic() + PATIENCE, _SOON
+        while store.add("here", 0) < size:
+            if time.monotonic() > until:
+                missing = [str(member) for member in range(size) if not store.check([f"here/{member}"])]
+                store.add("here", -1)
+                store.delete_key(f"here/{rank}")
+                raise RankFailedError(
+                    f"Every rank must make the same call, got none of rank {', '.join(missing)} in {PATIENCE:g} s; a"
+                    " rank that tunes by itself does so within autolr.ranks.on_this_rank_only()."
+                )
+            time.sleep(pause)
+            pause = min(2.0 * pause, _LATER)
+        cls._number += 1
+        return cls(store, rank, size, _group(members))
+
+    def gather(self, value: bytes) -> list[bytes]:
+        self._wait_for_all(f"gather/{self._num_gathered}")
+        self._num_gathered += 1
+        own = torch.frombuffer(bytearray(value or b" "), dtype=torch.uint8)
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+        dist.all_gather(sizes, torch.tensor([len(value)]), group=self.group)
+        longest = max(1, int(torch.stack(sizes).max()))
+        padded = torch.zeros(longest, dtype=torch.uint8)
+        padded[: len(own)] = own
+        values = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(values, padded, group=self.group)
+        return [bytes(part.numpy()[: int(size)]) for part, size in zip(values, sizes, strict=True)]
+
+    def check(self) -> None:
+        if self._watch.failure is not None:
+            raise RankFailedError(_in_words(self._watch.failure))
+
+    def leave(self) -> None:
+        """Wait until all ranks have come to the end of the call."""
+        self._wait_for_all("left")
+
+    def fail(self, error: BaseException) -> None:
+        """Tell the others what has ended the call here; or raise what has ended it there, if that is why.
+
+        Raises:
+            RankFailedError: If the error comes of the end of another rank.
+        """
+        if isinstance(error, RankFailedError):
+            return
+        lost = _is_lost_connection(error)
+        until = time.monotonic() + (_GRACE if lost else 0.0)
+        failure = {"rank": self.rank, "error": f"{type(error).__name__}: {error}", "lost": lost}
+        with suppress(RuntimeError):  # the store may be what was lost
+            while time.monotonic() < until and not self._store.check(["failed"]):
+                time.sleep(_LATER)
+            failure = json.loads(self._store.compare_set("failed", "", json.dumps(failure)))
+        if lost:
+            raise RankFailedError(_in_words(failure)) from error
+
+    def close(self) -> None:
+        """End the sign of life, and the group."""
+        self._watch.stop()
+        if self.group not in _groups.values():
+            dist.destroy_process_group(self.group)
+
+    def _wait_for_all(self, key: str) -> None:
+        pause = _SOON
+        self._store.add(key, 1)
+        while self._store.add(key, 0) < self.size:
+            self.check()
+            time.sleep(pause)
+            pause = min(2.0 * pause, _LATER)
+
+
+class _Watch(threading.Thread):
+    """Gives a sign of life, and watches that of the next rank, and whether any rank has failed.
+
+    Args:
+        store: Where signs are given.
+        rank: The number of this rank.
+        size: How many ranks there are; each is watched by one.
+
+    Attributes:
+        failure: What is known of the rank that failed first, or ``None``.
+    """
+
+    def __init__(self, store: "torch._C._distributed_c10d.Store", rank: int, size: int) -> None:
+        super().__init__(name="autolr", daemon=True)
+        self._store, self._rank, self._next = store, rank, (rank + 1) % size
+        self._ends = threading.Event()
+        self.failure: dict[str, Any] | None = None
+
+    def run(self) -> None:
+        beats, seen, since = 0, b"", time.monotonic()
+        try:
+            while not self._ends.wait(BEAT if beats else 0.0):
+                beats += 1
+                self._store.set(f"alive/{self._rank}", str(beats))
+                if self._store.check(["failed"]):
+                    self.failure = json.loads(self._store.get("failed"))
+                    return
+                sign = self._store.get(f"alive/{self._next}") if self._store.check([f"alive/{self._next}"]) else b""
+                if sign != seen:
+                    seen, since = sign, time.monotonic()
+                elif time.monotonic() - since > SILENCE:
+                    silent = {"rank": self._next, "error": f"no sign of life for {SILENCE:g} s", "lost": True}
+                    self._store.compare_set("failed", "", json.dumps(silent))
+        except RuntimeError as error:  # of torch, where the store is gone with the rank that had it
+            self.failure = {"rank": None, "error": str(error), "lost": True}
+
+    def stop(self) -> None:
+        """End, without waiting."""
+        self._ends.set()
+
+
+def _group(members: list[int]) -> "dist.ProcessGroup":
+    """Return a group with a timeout of its own, a new one for each call.
+
+    But for some of all ranks: torch names such a group by its ranks alone, so that there can be one only.
+    """
+    name = tuple(members)
+    if name in _groups:
+        return _groups[name]
+    is_part = len(members) < dist.get_world_size()
+    group: dist.ProcessGroup = dist.new_group(members, timedelta(seconds=PATIENCE), "gloo", use_local_synchronization=is_part)
+    if is_part:
+        _groups[name] = group
+    return group
+
+
+def _in_words(failure: dict[str, Any]) -> str:
+    reason = " ".join(str(failure["error"]).split())
+    if failure["rank"] is None:
+        return f"The connection between the ranks was lost: {reason}"
+    if failure["lost"]:
+        return f"A rank was lost, as seen with rank {failure['rank']}: {reason}"
+    return f"Rank {failure['rank']} has ended the call for all ranks: {reason}"
+
+
+def _is_lost_connection(error: BaseException) -> bool:
+    """Return whether a collective has failed or timed out: torch has an error of its own for some of these only."""
+    if isinstance(error, dist.DistError):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in ("gloo", "nccl"))

@@ -1,0 +1,111 @@
+"""Tunings of a model in DistributedDataParallel, and those that one process makes of it by itself."""
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from harness import unchanged
+from launch import report
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, TensorDataset
+
+import autolr
+from autolr.ranks import on_this_rank_only
+
+RATES = autolr.log_grid(1e-4, 1.0, 9)
+CALLS = {
+    "step": {"engine": "step", "num_subsamples": 9},
+    "line": {"engine": "line", "num_subsamples": 9},
+    "auto": {"num_subsamples": 9},
+    "horizon": {"horizon": [1, 3], "num_subsamples": 7, "engine": "step"},
+    "warm-up": {"warmup_steps": 3, "num_subsamples": 5, "engine": "line"},
+    "adaptive": {"adaptive": True, "num_subsamples": 60, "engine": "line"},
+    "interpolate": {"interpolate": True, "num_subsamples": 30, "engine": "line", "learning_rates": "fine"},
+    "partition": {"sampling": "partition", "batch_size": 8, "num_subsamples": 40, "engine": "line"},
+    "few rows": {"num_subsamples": 2, "engine": "line"},
+}
+
+
+def training(seed):
+    """Return a model with batch normalization and dropout, data, and a warm optimizer."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 1)).double()
+    X = torch.randn(400, 6, dtype=torch.float64)
+    Y = X.sum(1, keepdim=True) + 0.1 * torch.randn(400, 1, dtype=torch.float64)
+    return model, X, Y, torch.optim.AdamW(model.parameters(), lr=1e-3)
+
+
+def warm(model, X, Y, optimizer, num_steps=3):
+    """Train some steps on this rank's share of the data."""
+    rank, size = dist.get_rank(), dist.get_world_size()
+    for step in range(num_steps):
+        rows = slice(32 * step + 16 * rank, 32 * step + 16 * rank + 16 * (rank < size))
+        optimizer.zero_grad()
+        nn.functional.mse_loss(model(X[rows]), Y[rows]).backward()
+        optimizer.step()
+
+
+def losses(result):
+    record = result.differentials
+    return {
+        "pre": record.loss_pre.tolist(),
+        "post": record.loss_post.tolist(),
+        "interpolated": int(record.interpolated.sum()),
+        "pick": result.get_best_lr(),
+        "words": str(result),
+        "settings": dict(result.settings),
+    }
+
+
+def main():
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    bare, X, Y, optimizer = training(0)
+    torch.manual_seed(100 + rank)  # the ranks' global states differ, as those of a training may
+    model = DistributedDataParallel(bare)
+    warm(model, X, Y, optimizer)
+    told = {}
+    for name, call in CALLS.items():
+        rates = autolr.log_grid(1e-4, 1.0, 40) if call.get("learning_rates") == "fine" else RATES
+        options = {**call, "learning_rates": rates, "progress": False}
+        with unchanged(bare, optimizer, extra=[model]):
+            together = autolr.AutoLRTuner(model, nn.MSELoss(), optimizer, rng=0).tune(X, Y, **options)
+        told[name] = {"together": losses(together)}
+        if rank == 0:  # whose buffers count
+            with on_this_rank_only():
+                told[name]["alone"] = losses(
+                    autolr.AutoLRTuner(bare, nn.MSELoss(), optimizer, rng=0).tune(X, Y, **options)
+                )
+        dist.barrier()
+
+    data = TensorDataset(X.float(), Y.float())
+    small, loss_fn = nn.Linear(6, 1), nn.MSELoss()
+    for parameter in small.parameters():
+        dist.broadcast(parameter.data, 0)
+    sgd = torch.optim.SGD(small.parameters(), lr=0.1)
+    for name, seeded in {"loader": None, "own generator": torch.Generator().manual_seed(5)}.items():
+        loader = DataLoader(data, batch_size=20, shuffle=True, generator=seeded)
+        tuner = autolr.AutoLRTuner(small, loss_fn, sgd, rng=3)
+        options = {"learning_rates": RATES, "num_subsamples": 9, "engine": "line"}
+        with unchanged(small, sgd, extra=[seeded]):
+            told[name] = {"together": losses(tuner.tune(loader, **options))}
+        if rank == 0:
+            with on_this_rank_only():
+                told[name]["alone"] = losses(tuner.tune(loader, **options))
+        dist.barrier()
+
+    tuner = autolr.AutoLRTuner(small, loss_fn, sgd, rng=1)
+    tuner.tune(X.float(), Y.float(), learning_rates=RATES, num_subsamples=5, engine="line")
+    told["extend"] = {"together": losses(tuner.extend(4))}
+    told["extend"]["alone"] = losses(
+        tuner.tune(X.float(), Y.float(), learning_rates=RATES, num_subsamples=9, engine="line")
+    )
+    for name, rng in {"no rng": None, "generator": np.random.default_rng(7)}.items():
+        tuner = autolr.AutoLRTuner(small, loss_fn, sgd, rng=rng)
+        told[name] = {"together": losses(tuner.tune(X.float(), Y.float(), learning_rates=RATES, num_subsamples=4))}
+    report(told)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
