@@ -2,16 +2,16 @@
 
 import platform
 
-import numpy as np
-import pandas as pd
-import scipy
-import torch
-
 __version__ = "0.1.0"
 
 
 def versions() -> dict[str, str]:
     """Return the versions that a result depends on."""
+    import numpy as np
+    import pandas as pd
+    import scipy
+    import torch
+
     return {
         "autolr": __version__,
         "python": platform.python_version(),

@@ -1,5 +1,7 @@
 """The demonstration: the learning rate of a small network on scikit-learn's handwritten digits."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -38,11 +40,18 @@ def digits(
             "the demo needs scikit-learn: install the extra `demo` of autolr, or scikit-learn itself."
         ) from error
     X, Y = load_digits(return_X_y=True)
-    with torch.random.fork_rng(devices=[]):
-        torch.set_rng_state(torch.Generator().manual_seed(seed).get_state())
+    with seeded(seed):
         model = network()
     made = getattr(torch.optim, optimizer)(model.parameters(), lr=1e-3)
     return model, nn.CrossEntropyLoss(), made, (torch.tensor(X / 16.0, dtype=torch.float32), torch.tensor(Y))
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Have torch draw weights from a seed; its generator goes on afterwards as if nothing had been drawn."""
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(torch.Generator().manual_seed(seed).get_state())
+        yield
 
 
 def tune_digits(*, optimizer: str = "AdamW", seed: int = 0, **options: Any) -> TuningResult:

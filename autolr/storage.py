@@ -73,16 +73,25 @@ def save_search(
 ) -> None:
     """Write the trace, decision and settings of a search as :func:`save_json` does.
 
-    Infinities of a decision are the strings ``"inf"`` and ``"-inf"``, and its NaN is ``"nan"``.
-
     Raises:
         ValueError: If the path does not end in ``.json``, or a value is no JSON value.
         OSError: If the file cannot be written.
     """
+    _write(path, lambda: search_to_json(trace, decision, settings))
+
+
+def search_to_json(trace: pd.DataFrame, decision: dict[str, Any], settings: dict[str, Any]) -> str:
+    """Return the trace, decision and settings of a search as a JSON document, as :func:`to_json` does.
+
+    Infinities of a decision are the strings ``"inf"`` and ``"-inf"``, and its NaN is ``"nan"``.
+
+    Raises:
+        ValueError: If a value is no JSON value.
+    """
     columns = {name: column.tolist() for name, column in trace.items()}
     columns["loss"] = _encode(trace["loss"].to_numpy(dtype=np.float64))
     document = {"schema": SEARCH_SCHEMA, "version": VERSION, "settings": settings, "decision": _spelled_out(decision)}
-    _write(path, lambda: json.dumps({**document, "trace": columns}, allow_nan=False))
+    return json.dumps({**document, "trace": columns}, allow_nan=False)
 
 
 def _write(path: str | os.PathLike[str], make_text: Callable[[], str]) -> None:
@@ -132,13 +141,24 @@ def load_search(path: str | os.PathLike[str]) -> tuple[pd.DataFrame, dict[str, A
         raise ValueError(f"`path` must name an undamaged result, got {str(path)!r}: {error}") from error
 
 
-def _read(path: str | os.PathLike[str], schema: str) -> dict[str, Any]:
+def schema_of(path: str | os.PathLike[str]) -> str:
+    """Return which kind of result a file holds: ``SCHEMA`` or ``SEARCH_SCHEMA``.
+
+    Raises:
+        ValueError: If the file is damaged, another document, or of a newer version; the message says which.
+        OSError: If the file cannot be read.
+    """
+    return str(_read(path, SCHEMA, SEARCH_SCHEMA)["schema"])
+
+
+def _read(path: str | os.PathLike[str], *schemas: str) -> dict[str, Any]:
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:  # also what cannot be decoded
         raise ValueError(f"`path` must name a complete JSON file, got {str(path)!r}: {error}.") from error
-    if not isinstance(document, dict) or document.get("schema") != schema:
-        raise ValueError(f"`path` must name a file with the schema {schema!r}, got {str(path)!r}.")
+    if not isinstance(document, dict) or document.get("schema") not in schemas:
+        schema = " or ".join(map(repr, schemas))
+        raise ValueError(f"`path` must name a file with the schema {schema}, got {str(path)!r}.")
     version = document.get("version")
     if type(version) is not int or not 1 <= version <= VERSION:
         raise ValueError(invalid("path", f"name a file of schema version {VERSION} or older", f"version {version}"))

@@ -600,9 +600,9 @@ _PASSES_ON = "passes on what putting back has raised: tests/probing/test_faults.
 _INSIDE = "is caught within the package, which then takes another way"
 _ABSENT = "only where another library is not installed"
 _REAL = "needs that library's own trainer: tested in tests/integration"
-_LINE = "becomes a line on standard error: tested in tests/test_cli.py"
+_LINE = "becomes a line on standard error: tested in tests/cli"
 OUT_OF_REACH = {
-    r"cli\.py: .*": _LINE,
+    r"cli/\w+\.py: .*": _LINE,
     r"demo\.py: digits, 1": _ABSENT,
     r"integrations/\w+\.py: module, 1": _ABSENT,
     r"integrations/[a-z]\w+\.py: (?!module).*": _REAL,

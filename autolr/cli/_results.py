@@ -1,0 +1,118 @@
+"""What is said of a result, the same wherever it comes from: a tuning now, or a file."""
+
+import argparse
+import dataclasses
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from autolr._text import format_rate
+from autolr._typing import BoolArray, Method
+from autolr.cli._arguments import refuse
+from autolr.errors import NoCandidateError
+from autolr.result import TuningResult
+from autolr.search_result import SearchResult
+from autolr.storage import SCHEMA, schema_of, search_to_json, to_json
+
+if TYPE_CHECKING:
+    from autolr.cli._output import Output
+    from autolr.suggestion import Suggestion
+
+_COLUMNS = ["mean", "low", "high", "prob_improve", "num_diverged"]
+NOTES = "notes"  # the setting that tells what the rates are about, where a command made the data or the network
+
+
+def load(path: str, options: argparse.Namespace) -> TuningResult | SearchResult:
+    """Read a result of either kind.
+
+    Raises:
+        ValueError: If it is none, or the options have a method, which a search has not.
+        OSError: If it cannot be read.
+    """
+    if schema_of(path) == SCHEMA:
+        return TuningResult.load(path)
+    refuse(options, ("method",), "the result of a search")
+    return SearchResult.load(path)
+
+
+def noted(result: TuningResult | SearchResult, notes: tuple[str, ...]) -> TuningResult | SearchResult:
+    """Return a result with sentences on what it is about."""
+    return dataclasses.replace(result, settings={**result.settings, NOTES: list(notes)}) if notes else result
+
+
+def suggestion_of(result: TuningResult | SearchResult, method: Method) -> "Suggestion":
+    """Return the decision, without the warnings, as its words say the same.
+
+    Raises:
+        NoCandidateError: If no rate qualifies for the method.
+    """
+    if isinstance(result, SearchResult):
+        return result.suggestion
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return result.suggest(method)
+
+
+def show(result: TuningResult | SearchResult, output: "Output", *, method: Method = "mean") -> int:
+    """Write the result, print notes, table and verdict, and draw; return the exit status."""
+    output.write_json(lambda: _json(result))
+    for note in result.settings.get(NOTES, ()):
+        output.say(str(note))
+    output.print(f"{_table(result)}\n")
+    status = 1
+    try:
+        suggestion = suggestion_of(result, method)
+        output.say(str(suggestion), strong=format_rate(suggestion.learning_rate))
+        status = 0 if suggestion.doubt is None else 1
+    except NoCandidateError as error:
+        output.say(f"I cannot tell: {error}")
+    if isinstance(result, SearchResult):
+        output.draw(lambda figure: result.plot(figure.subplots(1, 2)), (12.0, 4.5))
+    else:
+        output.draw(lambda figure: result.plot(figure.subplots(), method=method), (7.0, 4.5))
+    output.write_html(result.to_html)
+    output.name_files()
+    return status
+
+
+def _json(result: TuningResult | SearchResult) -> str:
+    if isinstance(result, SearchResult):
+        return search_to_json(result.trace, dict(result.decision), dict(result.settings))
+    return to_json(result.differentials, dict(result.settings))
+
+
+def _table(result: TuningResult | SearchResult) -> str:
+    table = _courses(result) if isinstance(result, SearchResult) else _interesting_rows(result)
+    return table.to_string(float_format="{:.3g}".format, na_rep="")
+
+
+def _interesting_rows(result: TuningResult) -> pd.DataFrame:
+    """Return the rows of the summary around the best set, and a few of the rest, in their order."""
+    table = result.summary()
+    keep = np.zeros(len(table), dtype=np.bool_)
+    keep[:: max(1, len(table) // 8)] = True
+    keep[-1] = True
+    best = np.flatnonzero(table["in_best_set"])
+    if best.size:
+        keep[max(0, best[0] - 2) : best[-1] + 3] = True
+    rows = table.loc[keep]
+    return _by_rate(rows[_COLUMNS], rows["in_best_set"].to_numpy(), "best")
+
+
+def _courses(result: SearchResult) -> pd.DataFrame:
+    """Return, for each rate that was trained at, steps and last losses, over the streams."""
+    trace, decision = result.trace, result.decision
+    held_out, own = trace["stage"] == "held-out", ~trace["stage"].isin(["held-out", "untrained"])
+    last = trace[own].groupby(["learning_rate", "stream"]).agg({"step": "count", "loss": "last"})
+    table = last.groupby("learning_rate").agg(steps=("step", "max"), last_loss=("loss", "mean"))
+    table["held_out_loss"] = trace[held_out].groupby("learning_rate")["loss"].mean()
+    inside = (table.index >= decision["low"]) & (table.index <= decision["high"])
+    return _by_rate(table, inside, "in the interval")
+
+
+def _by_rate(table: pd.DataFrame, marked: BoolArray, what: str) -> pd.DataFrame:
+    """Return a table of rates with these written as people do, some with a star."""
+    rates = [f"{format_rate(rate)}{' *' if mark else ''}" for rate, mark in zip(table.index, marked, strict=True)]
+    return table.set_axis(rates).rename_axis(columns=f"rate (* {what})")
