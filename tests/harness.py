@@ -91,6 +91,9 @@ def _collect(name: str, value: Any, facts: dict[str, Any], alive: list[Any], see
 
 def _parts(name: str, value: Any, facts: dict[str, Any]) -> dict[str, Any]:
     """Note the facts about ``value`` itself, and return what it holds, under its name."""
+    if hasattr(value, "_local_tensor"):  # sharded over processes
+        facts[f"{name} (requires_grad)"] = value.requires_grad
+        return {f"{name}.shard": value._local_tensor, f"{name}.grad": value.grad if value.is_leaf else None}
     if isinstance(value, torch.Tensor):
         facts[f"{name} (bits)"] = _bits(value)
         facts[f"{name} (memory)"] = _memory(value)
