@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, NamedTuple
 
+from autolr._text import format_rate
 from autolr._version import __version__
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _CAVEAT, _DOUBT = "Caveat: ", "I cannot tell"
-_INCHES = (5.0, 3.6)  # of a picture: its letters can still be read where it is as narrow as a phone
 _NOTHING_KNOWN = "\N{EN DASH}"
 
 
@@ -89,13 +89,14 @@ def number_text(number: float) -> str:
     """Return a number with three significant digits.
 
     Example:
-        >>> number_text(0.12345), number_text(1e-7), number_text(float("inf"))
-        ('0.123', '1e-07', '∞')
+        >>> number_text(0.12345), number_text(1.5e-7), number_text(float("inf"))
+        ('0.123', '1.5e-7', '∞')
     """
     if math.isnan(number):
         return _NOTHING_KNOWN
-    text = "\N{INFINITY}" if math.isinf(number) else f"{abs(number):.3g}"
-    return f"\N{MINUS SIGN}{text}" if number < 0.0 else text
+    if math.isinf(number):
+        return "\N{INFINITY}" if number > 0.0 else "\N{MINUS SIGN}\N{INFINITY}"
+    return format_rate(number, digits=3)
 
 
 def sortable_table(caption: str, columns: Sequence[Column], marks: Sequence[str] | None = None) -> Markup:
@@ -136,30 +137,31 @@ def _cells(column: Column, name: str) -> list[Markup]:
 def words_table(rows: Iterable[tuple[str, str]]) -> Markup:
     """Return a table of names and what they are."""
     body = (element("tr", element("th", name, scope="row"), element("td", value)) for name, value in rows)
-    return element("div", element("table", element("tbody", *body), class_="words"), class_="scroll", tabindex="0")
+    return element("table", element("tbody", *body), class_="words")
 
 
-def pictures(draw: "Callable[[list[Axes]], object]", captions: Sequence[tuple[str, str]]) -> list[Markup]:
-    """Return pictures as SVG, each in a figure of its own, in matplotlib's default style whatever the user's is.
+def picture(
+    draw: "Callable[[Figure], object]", caption: str, alternative: str, *, prefix: str, inches: tuple[float, float]
+) -> Markup:
+    """Return a picture as SVG, in matplotlib's default style whatever the user's is.
 
     Args:
-        draw: What draws on one axes for each picture.
-        captions: For each picture, its caption, and in words what it shows to those who do not see it.
+        draw: What draws on an empty figure.
+        caption: What stands below it.
+        alternative: What it shows, in words, to those who do not see it.
+        prefix: Of its ids, which pictures of one page must not share.
+        inches: Its width and height; about 4 wide, its letters can be read on a phone too.
     """
     from matplotlib import rc_context, style
     from matplotlib.figure import Figure
 
+    file = io.StringIO()
     # the salt makes names of clips and markers in the SVG the same ones at each call
     with style.context("default"), rc_context({"svg.hashsalt": "autolr", "svg.fonttype": "path"}):
-        figures = [Figure(figsize=_INCHES, layout="constrained") for _ in captions]
-        draw([figure.subplots() for figure in figures])
-        drawn = []
-        for number, (figure, (caption, alternative)) in enumerate(zip(figures, captions, strict=True)):
-            file = io.StringIO()
-            figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
-            svg = _inline(file.getvalue(), f"picture{number}-", alternative)
-            drawn.append(element("figure", svg, element("figcaption", caption)))
-    return drawn
+        figure = Figure(figsize=inches, layout="constrained")
+        draw(figure)
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    return element("figure", _inline(file.getvalue(), prefix, alternative), element("figcaption", caption))
 
 
 def _inline(svg: str, prefix: str, alternative: str) -> Markup:
@@ -180,11 +182,11 @@ def page(title: str, *content: str) -> str:
     """
     style, script = (resources.files("autolr").joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    # pictures have styles in attributes, which no hash can allow
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'"
+    # pictures have styles in attributes, which no hash can allow, and the bars of their colours in data
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     head = (
         '<meta charset="utf-8">',
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}; form-action \'none\'">',
+        f"<meta http-equiv=\"Content-Security-Policy\" content=\"{policy}; base-uri 'none'; form-action 'none'\">",
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f'<meta name="generator" content="autolr {__version__}">',
         element("title", title),

@@ -17,4 +17,8 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
+for (const row of document.querySelectorAll("tr.pick")) {
+  const box = row.closest(".scroll");
+  box.scrollTop = row.offsetTop - box.clientHeight / 2; // the first row in sight would be far from the pick
+}
 for (const hint of document.querySelectorAll(".hint")) hint.hidden = false;

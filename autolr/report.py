@@ -16,7 +16,7 @@ from autolr._html import (
     is_doubt,
     number_text,
     page,
-    pictures,
+    picture,
     sortable_table,
     verdict_html,
     words_table,
@@ -40,6 +40,7 @@ _RESTORED = (
     " module. No rate was set: apply(optimizer) does that."
 )
 _LOGGED = "It was made of losses that were measured elsewhere: of how, and of what that changed, nothing is known here."
+_SINGLE: dict[str, Any] = {"prefix": "all-", "inches": (4.4, 3.2)}
 _JUDGED = {"held-out": "held-out loss", "online": "mean loss of the last steps", "scan": "mean loss in the scan"}
 
 
@@ -52,18 +53,18 @@ def write_tuning_report(path: str | os.PathLike[str], result: "TuningResult", me
         words = str(suggestion)
     except NoCandidateError as error:
         words = no_decision(error, result)
-    picture = _picture_of_tuning(result, suggestion, method)
+    drawn = _pictures_of_tuning(result, suggestion, method)
     table = _table_of_rates(result, suggestion)
-    parts = [("Picture", picture), ("Rates", table), ("How to read it", _reading_of_tuning(result))]
+    parts = [("Pictures", drawn), ("Rates", table), ("How to read it", _reading_of_tuning(result))]
     write_file(target, _report(words, suggestion, parts, result.settings, logged="engine" not in result.settings))
 
 
 def write_search_report(path: str | os.PathLike[str], result: "SearchResult") -> None:
     """Write the report of a search; see :meth:`SearchResult.to_html`."""
     target = check_path(path, ".html", ".htm")
-    drawn = _pictures_of_search(result)
+    drawn = [_picture_of_search(result)]
     tables = [*_table_of_courses(result.trace), *_table_of_finalists(result.decision)]
-    parts = [("Pictures", drawn), ("What was tried", tables), ("How to read it", _reading_of_search(result))]
+    parts = [("Picture", drawn), ("What was tried", tables), ("How to read it", _reading_of_search(result))]
     write_file(target, _report(str(result), result.suggestion, parts, result.settings, logged=False))
 
 
@@ -117,7 +118,7 @@ def _costs(settings: Settings) -> Iterator[tuple[str, str]]:
     for name, words in names.items():
         value = settings.get(name)
         if value is not None:
-            yield words, f"{value:,.4g}" if isinstance(value, float) else _text_of(value)
+            yield words, number_text(value) if isinstance(value, float) else _text_of(value)
 
 
 def _flat(settings: Settings, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -147,24 +148,26 @@ def _span(rates: Sequence[float]) -> str:
     return f"{len(rates)} rates from {ends[0]} to {ends[1]}" if len(rates) > 1 else f"the rate {ends[0]}"
 
 
-def _picture_of_tuning(result: "TuningResult", suggestion: Suggestion | None, method: Method) -> list[Markup]:
-    record = result.differentials
-    level = f"{100.0 * level_of(result.settings).nominal:g}%"
-    shown = f"The change of the loss (dL) at {_span(record.learning_rates.tolist())}, with {level} intervals."
+def _pictures_of_tuning(result: "TuningResult", suggestion: Suggestion | None, method: Method) -> list[Markup]:
+    """Return the picture of all rates and, of a wide grid, another one of those about the pick."""
+    record, level = result.differentials, f"{100.0 * level_of(result.settings).nominal:g}%"
+    rates = record.learning_rates
+    shown = f"The change of the loss (dL) at {_span(rates.tolist())}, with {level} intervals."
     if suggestion is None:
-        seen = "No rate can be picked."
-    else:
-        change = number_text(float(record.at(suggestion.learning_rate).mean()))
-        seen = f"The pick is {format_rate(suggestion.learning_rate)}, where its mean is {change}."
-        best = suggestion.best_set
-        seen += f" As good are rates from {format_rate(best[0])} to {format_rate(best[-1])}." if len(best) > 1 else ""
-
-    def draw(axes: list[Any]) -> object:
-        if suggestion is None:
-            return result.plot(axes[0], method=method)
-        return result.plot_of(suggestion, axes[0])
-
-    return pictures(draw, [(shown, f"{shown} {seen}")])
+        seen = f"{shown} No rate can be picked."
+        return [picture(lambda figure: result.plot(figure.subplots(), method=method), shown, seen, **_SINGLE)]
+    pick, best = suggestion.learning_rate, suggestion.best_set
+    seen = f"{shown} The pick is {format_rate(pick)}, where its mean is {number_text(float(record.at(pick).mean()))}."
+    seen += f" As good are rates from {format_rate(best[0])} to {format_rate(best[-1])}." if len(best) > 1 else ""
+    drawn = [picture(lambda figure: result.plot_of(suggestion, figure.subplots()), shown, seen, **_SINGLE)]
+    near = min(pick, suggestion.low) / 10.0, max(pick, suggestion.high) * 10.0
+    if rates[0] < near[0] / 10.0 or rates[-1] > near[1] * 10.0:
+        zoom = f"The same from {format_rate(near[0])} to {format_rate(near[1])}."
+        options: dict[str, Any] = {**_SINGLE, "prefix": "near-"}
+        drawn.append(
+            picture(lambda figure: result.plot_of(suggestion, figure.subplots(), xlim=near), zoom, zoom, **options)
+        )
+    return drawn
 
 
 def _table_of_rates(result: "TuningResult", suggestion: Suggestion | None) -> list[Markup]:
@@ -199,8 +202,8 @@ def _reading_of_tuning(result: "TuningResult") -> list[Markup]:
     return [
         element(
             "p",
-            f"dL is the loss after {steps} at a rate minus the loss before: negative is good. Each subsample sees all"
-            " rates, and the numbers of a rate are over the subsamples.",
+            f"dL is the loss after {steps} at a rate minus the loss before: negative is good. All rates of a"
+            " subsample see the same observations; the numbers of a rate are over the subsamples.",
         ),
         element(
             "p",
@@ -216,15 +219,14 @@ def _reading_of_tuning(result: "TuningResult") -> list[Markup]:
     ]
 
 
-def _pictures_of_search(result: "SearchResult") -> list[Markup]:
+def _picture_of_search(result: "SearchResult") -> Markup:
     rates = sorted({*result.trace.loc[result.trace["stage"] != "untrained", "learning_rate"].tolist()})
     suggestion = result.suggestion
-    ends = f"between {format_rate(suggestion.low)} and {format_rate(suggestion.high)}"
-    courses = f"The losses before each step, at {_span(rates)}."
-    finals = "How the best rates compare, the rate for the run, and its interval."
-    seen = f"The rate for the run is {format_rate(suggestion.learning_rate)}, its interval {ends}."
-    captions = [(courses, courses), (finals, f"{finals} {seen}")]
-    return pictures(lambda axes: result.plot((axes[0], axes[1])), captions)
+    shown = f"Above, the losses before each step at {_span(rates)}; below, how the rate for the run came about."
+    pick, low, high = map(format_rate, (suggestion.learning_rate, suggestion.low, suggestion.high))
+    seen = f"{shown} It is {pick}, with an interval from {low} to {high}."
+    options: dict[str, Any] = {"prefix": "all-", "inches": (4.4, 5.8)}
+    return picture(lambda figure: result.plot(tuple(figure.subplots(2))), shown, seen, **options)
 
 
 def _table_of_courses(trace: pd.DataFrame) -> list[Markup]:
