@@ -1,6 +1,6 @@
 """What do learning-rate finders tell, how sure are they of it, and what do they leave changed?
 
-    python benchmarks/finders.py                  # three minutes on one core
+    python benchmarks/finders.py                  # four minutes on one core
     python benchmarks/finders.py --check          # seconds: one seed, no framework; exit status 1 if autolr fails
 
 Each finder is used as its documentation says, on the same training: the digits of scikit-learn, a network with
@@ -69,12 +69,13 @@ class Suggested(NamedTuple):
 
 
 class Finder(NamedTuple):
-    """A finder: the package it needs, how it is used, and what it is called in ``regret.json``."""
+    """A finder: the package it needs, how it is used, its name in ``regret.json``, and whether ``--check`` runs it."""
 
     name: str
     package: str
     find: Callable[[peers.Training, int], Suggested]
     picker: str | None = None
+    is_quick: bool = True
 
     @property
     def title(self) -> str:
@@ -91,8 +92,9 @@ def tuned(training: peers.Training, seed: int) -> Suggested:
     return suggested(result.suggest(), result.settings["num_evaluations"])
 
 
-def searched(training: peers.Training, seed: int) -> Suggested:
-    suggestion = autolr.find_lr(*training, total_steps=TOTAL_STEPS, rng=seed, progress=False)
+def searched(num_streams: int, training: peers.Training, seed: int) -> Suggested:
+    options = {"total_steps": TOTAL_STEPS, "num_streams": num_streams, "rng": seed, "progress": False}
+    suggestion = autolr.find_lr(*training, **options)
     return suggested(suggestion, suggestion.evidence.num_evaluations)
 
 
@@ -112,15 +114,15 @@ def of_peer(find: Callable[[peers.Training], peers.Found], training: peers.Train
     return Suggested(*find(training))
 
 
-REPEATED = Finder("`lr_range_test`, 5 repeats", "autolr", partial(ranged, 5))
 FINDERS = [
     Finder("`AutoLRTuner.tune`", "autolr", tuned, "one step, independent batch"),
-    Finder("`find_lr`", "autolr", searched, "find_lr, no val_data"),
+    Finder("`find_lr`", "autolr", partial(searched, 1), "find_lr, no val_data"),
+    Finder("`find_lr`, 3 streams", "autolr", partial(searched, 3), is_quick=False),
     Finder("`lr_range_test`", "autolr", partial(ranged, 1)),
-    REPEATED,
+    Finder("`lr_range_test`, 5 repeats", "autolr", partial(ranged, 5), is_quick=False),
     Finder("torch-lr-finder", "torch_lr_finder", partial(of_peer, peers.torch_lr_finder), "steepest, torch-lr-finder"),
-    Finder("Ignite, `FastaiLRFinder`", "ignite", partial(of_peer, peers.ignite), "steepest, Ignite"),
-    Finder("Lightning, `Tuner.lr_find`", "lightning", partial(of_peer, peers.lightning), "steepest, Lightning"),
+    Finder("Ignite, `FastaiLRFinder`", "ignite", partial(of_peer, peers.ignite), "steepest, Ignite", False),
+    Finder("Lightning, `Tuner.lr_find`", "lightning", partial(of_peer, peers.lightning), "steepest, Lightning", False),
 ]
 ALWAYS_RESET = Finder(
     "torch-lr-finder, `reset()` after the exception too",
@@ -318,8 +320,7 @@ def main(arguments: list[str] | None = None) -> int:
     there = [
         finder
         for finder in (*FINDERS, ALWAYS_RESET)
-        if importlib.util.find_spec(finder.package) is not None
-        and not (is_check and (finder.package in ("ignite", "lightning") or finder is REPEATED))
+        if importlib.util.find_spec(finder.package) is not None and (finder.is_quick or not is_check)
     ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the loss that did not diverge
