@@ -78,14 +78,14 @@ def set_axis(ax: "Axes", low: float, high: float, *, logarithmic: bool, axis: Li
 
     ax.set(**{f"{axis}scale": "log" if logarithmic else "linear", f"{axis}lim": (low, high)})
     along = ax.xaxis if axis == "x" else ax.yaxis
-    label = (3.6 if axis == "x" else 1.6) * _tick_size(ax) / 72.0
+    label = (3.2 if axis == "x" else 1.6) * _tick_size(ax) / 72.0
     room = max(2, int(0.75 * _inches(ax)["xy".index(axis)] / label))
     decades = math.log10(high / low) if logarithmic else 0.0
     if decades > 0.6:
         subs = next((subs for most, subs in _SUBS if decades <= most and len(subs) * decades <= room + 1), (1.0,))
         along.set_major_locator(ticker.LogLocator(subs=subs, numticks=room))
     else:
-        most_bins = min(room, 4 if logarithmic else 5)
+        most_bins = min(room, 4 if logarithmic else 7)
         along.set_major_locator(ticker.MaxNLocator(nbins=most_bins, steps=[1, 2, 5, 10]))
     along.set_major_formatter(ticker.FuncFormatter(_rate_tick if logarithmic else _tick))
     along.set_minor_formatter(ticker.NullFormatter())

@@ -4,7 +4,7 @@ Matplotlib is imported on the first picture, not with the package. No function s
 a global style; text and ticks keep the colours of the style that is active.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -30,6 +30,7 @@ from autolr._typing import BoolArray, FloatArray, Method
 from autolr._validation import (
     check_array,
     check_confidence_level,
+    check_integer,
     check_learning_rates,
     check_option,
     check_real,
@@ -64,6 +65,8 @@ def plot_differentials(
     high: float | None = None,
     best_set: ArrayLike | None = None,
     max_stable_lr: float | None = None,
+    horizon: int = 1,
+    earlier: Mapping[int, ArrayLike] | None = None,
     confidence_level: float = 0.95,
     xlim: tuple[float, float] | None = None,
     trim: float = 0.05,
@@ -90,6 +93,9 @@ def plot_differentials(
         best_set: The rates that cannot be told from the best, or a mask of shape ``(K,)``; default: ``in_best_set``.
             Each one shades the axis half-way to its neighbours.
         max_stable_lr: The largest stable rate: the picture is hatched from half-way to the next one on.
+        horizon: The number of optimizer steps behind the differentials.
+        earlier: The means (medians) after fewer steps, each of shape ``(K,)`` and in units of the loss, drawn as thin
+            lines with a point where they are lowest: the best rate against the horizon.
         confidence_level: Nominal coverage of interval and band in ``summary``, for the legend.
         xlim: The rates to show, ``(left, right)``; the range of losses is then that of these rates.
         trim: Share of the interval ends left out of the range of losses at its top, and as many at its bottom, so that
@@ -101,9 +107,9 @@ def plot_differentials(
 
     Raises:
         TypeError: If an argument has another type.
-        ValueError: If ``summary`` lacks a column, ``delta`` or ``best_set`` do not fit to its rates, ``trim`` is
-            outside of [0, 0.5), ``xlim`` is not increasing, not positive or without a rate, only one of ``low`` and
-            ``high`` is given, or they are not in order.
+        ValueError: If ``summary`` lacks a column, ``delta``, ``earlier`` or ``best_set`` do not fit to its rates,
+            ``trim`` is outside of [0, 0.5), ``xlim`` is not increasing, not positive or without a rate, only one of
+            ``low`` and ``high`` is given, or they are not in order.
     """
     method = check_option("method", method, Method)
     rates, curve, num_diverged = _read_summary(summary, median=method == "median")
@@ -114,6 +120,8 @@ def plot_differentials(
     interval = _check_interval(low, high)
     best = _read_best_set(summary) if best_set is None else _as_mask(best_set, rates)
     lines = None if delta is None else _check_lines(delta, rates)
+    horizon = check_integer("horizon", horizon, minimum=1)
+    before = {h: _check_earlier(h, values, rates) for h, values in ({} if earlier is None else earlier).items()}
     logarithmic = _is_logarithmic(rates)
     boundaries = _boundaries(rates, logarithmic=logarithmic)
     left, right = _whole_range(rates, boundaries) if xlim is None else _check_xlim(xlim, rates)
@@ -124,7 +132,14 @@ def plot_differentials(
     set_axis(ax, left, right, logarithmic=logarithmic)
     view = set_loss_axis(ax, losses, logarithmic=logarithmic)
     name = "median" if method == "median" else "mean"
-    handles = _draw_curve(ax, rates, curve, view, labels=(f"{name} dL", f"{level} interval", f"{level} band"))
+    labels = f"{name} dL", f"{level} interval", f"{level} band"
+    handles: list[Artist] = []
+    if np.isfinite(curve.center[shown]).any():
+        handles += _draw_curve(ax, rates, curve, view, labels=labels)
+    else:
+        ax.set_yticks([])  # there is no loss to read off
+    if before:
+        handles.append(_draw_earlier(ax, rates, before))
     if lines is not None:
         handles.append(_draw_lines(ax, rates, lines))
     spans = [span for span in _spans(best, boundaries) if span[0] < right and span[1] > left]
@@ -142,7 +157,7 @@ def plot_differentials(
     if diverged.any():
         handles.append(_mark_diverged(ax, rates[diverged]))
     ax.set_xlabel("learning rate")
-    ax.set_ylabel("change of loss (dL)")
+    ax.set_ylabel("change of loss (dL)" if horizon == 1 else f"change of loss\nafter {horizon} steps (dL)")
     place_legend(ax, handles, gap=15.0 if pick_shown else 4.0, faint=_SUBSAMPLES)
     return ax
 
@@ -212,6 +227,13 @@ def _check_lines(delta: ArrayLike, rates: FloatArray) -> FloatArray:
         raise ValueError(invalid("delta", f"have the shape (M, {rates.size}) with M >= 1", values.shape))
     values[~np.isfinite(values)] = np.nan
     return values
+
+
+def _check_earlier(horizon: int, values: ArrayLike, rates: FloatArray) -> FloatArray:
+    means = check_array(f"earlier[{horizon}]", values)
+    if means.shape != rates.shape:
+        raise ValueError(invalid(f"earlier[{horizon}]", f"have the shape ({rates.size},)", means.shape))
+    return np.where(np.isfinite(means), means, np.nan)
 
 
 def _as_mask(best_set: ArrayLike, rates: FloatArray) -> BoolArray:
@@ -311,6 +333,18 @@ def _draw_lines(ax: "Axes", rates: FloatArray, values: FloatArray) -> "Artist":
     lines = LineCollection(segments, colors=GREY, linewidths=0.5, alpha=alpha, zorder=1.0, label=_SUBSAMPLES)
     ax.add_collection(lines, autolim=False)
     return lines
+
+
+def _draw_earlier(ax: "Axes", rates: FloatArray, earlier: Mapping[int, FloatArray]) -> "Artist":
+    """Draw the means after fewer steps, the fainter the fewer, each with a point where it is lowest."""
+    style: dict[str, Any] = {"color": text_color(ax), "linewidth": 0.8, "marker": "o", "markersize": 3.0, "zorder": 2.6}
+    several = ", ".join(map(str, earlier)) if len(earlier) <= 3 else f"{min(earlier)} to {max(earlier)}"
+    label = f"after {several} step{'' if [*earlier] == [1] else 's'}"
+    for number, means in enumerate(earlier.values(), start=1):
+        lowest = [int(np.nanargmin(means))] if np.isfinite(means).any() else []
+        alpha = 0.35 + 0.5 * number / len(earlier)
+        lines = ax.plot(rates, means, alpha=alpha, markevery=lowest, label=label, **style)
+    return lines[0]
 
 
 def _shade_rates(ax: "Axes", left: float, right: float, *, label: str) -> "Artist":

@@ -147,6 +147,8 @@ class TuningResult:
     ) -> "Axes":
         """Draw dL against the rate with its interval, the best set, the pick and the divergence edge.
 
+        Of several horizons the last one is drawn, and thin lines for those before it, each with its lowest point.
+
         Args:
             ax: Where to draw; by default new axes.
             method: The method of the pick.
@@ -188,10 +190,21 @@ class TuningResult:
         show_subsamples: bool,
     ) -> "Axes":
         names = ("learning_rate", "low", "high", "best_set", "max_stable_lr") if suggestion is not None else ()
+        record = self.differentials
+        *before, last = map(int, record.horizons)
+        by_horizon = self.to_frame(tidy=True).pivot_table(
+            index="horizon",
+            columns="learning_rate",
+            values="delta",
+            aggfunc="median" if method == "median" else "mean",
+        )
+        centers = by_horizon.reindex(columns=record.learning_rates)
         return plot_differentials(
             self.summary(confidence_level=confidence_level),
-            delta=self.differentials.delta if show_subsamples else None,
+            delta=record.delta if show_subsamples else None,
             method=method,
+            horizon=last,
+            earlier={steps: centers.loc[steps].to_numpy() for steps in before},
             confidence_level=level_of(self.settings, confidence_level).nominal,
             xlim=xlim,
             trim=trim,

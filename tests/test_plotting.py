@@ -10,6 +10,7 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
+from autolr import LossDifferentials, TuningResult
 from autolr._text import format_rate
 from autolr.grids import linear_grid, log_grid
 from autolr.plotting import plot_differentials
@@ -428,3 +429,42 @@ def test_a_summary_that_is_not_a_frame_of_rates_is_refused(summary):
             plot_differentials(summary.assign(in_best_set=wrong))
     with pytest.raises(ValueError, match=r"`summary.index` must be strictly increasing, got "):
         plot_differentials(summary.iloc[::-1])
+
+
+def test_of_several_horizons_the_last_is_named_and_those_before_have_their_lowest_point(rates):
+    earlier = {1: parabola(rates / 4.0), 5: np.where(rates < 1.0, parabola(rates / 2.0), INF)}
+    ax = plot_differentials(make_summary(rates, parabola(rates)), horizon=20, earlier=earlier)
+    assert ax.get_ylabel() == "change of loss\nafter 20 steps (dL)"
+    lines = [line for line in ax.lines if line.get_label() == "after 1, 5 steps"]
+    assert labels(ax).count("after 1, 5 steps") == 1
+    for line, means in zip(lines, earlier.values(), strict=True):
+        finite = np.isfinite(means)
+        np.testing.assert_array_equal(line.get_ydata()[finite], means[finite])
+        assert line.get_markevery() == [means.argmin()]
+
+
+@pytest.mark.parametrize(
+    ("steps", "label"), [((1,), "after 1 step"), ((3,), "after 3 steps"), ((1, 2, 3, 4), "after 1 to 4 steps")]
+)
+def test_horizons_before_the_last_are_listed_shortly_and_may_have_no_mean(rates, steps, label):
+    ax = plot_differentials(make_summary(rates, INF), horizon=9, earlier={h: np.full(64, INF) for h in steps})
+    assert labels(ax) == [label]
+
+
+@pytest.mark.parametrize("method", ["mean", "median"])
+def test_a_result_draws_the_means_of_all_its_horizons_over_the_rows_that_were_probed(rng, method):
+    post = rng.normal(size=(5, 3, 2))
+    post[3:, 0, :], post[0, 2, 0] = np.nan, INF
+    record = LossDifferentials([0.1, 1.0, 10.0], np.zeros(5), post, [1, 3])
+    ax = TuningResult(record).plot(method=method)
+    first = {"mean": np.mean, "median": np.median}[method](post[:3, 0, 0])
+    drawn = find(ax, "after 1 step").get_ydata()
+    assert drawn[0] == pytest.approx(first)
+    assert np.isnan(drawn[2]) == (method == "mean")
+    assert "after 3 steps" in ax.get_ylabel()
+
+
+def test_where_every_rate_diverged_there_are_crosses_and_no_losses_to_read_off():
+    ax = plot_differentials(make_summary(log_grid(1e-6, 10.0, 8), INF, low=-INF, num_diverged=3))
+    assert labels(ax) == ["diverged"]
+    assert list(ax.get_yticks()) == []

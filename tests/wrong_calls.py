@@ -526,6 +526,7 @@ WRONG = [
     (lambda: draw(xlim=(2.0, 3.0)), ValueError, "`xlim` must hold at least one rate of 0.1 to 1, got (2.0, 3.0)."),
     (lambda: draw(delta=[[1.0]]), ValueError, "`delta` must have the shape (M, 2) with M >= 1, got (1, 1)."),
     (lambda: draw(best_set=[True]), ValueError, "`best_set` must have the shape (2,), got (1,)."),
+    (lambda: draw(earlier={1: [0.0]}), ValueError, "`earlier[1]` must have the shape (2,), got (1,)."),
     (lambda: draw(best_set=[0.3]), ValueError, "`best_set` must hold rates of `summary.index`, or be a mask of them"),
     (lambda: draw(ax="x"), TypeError, "`ax` must be a matplotlib Axes or None, got 'x'."),
     (lambda: plot_range(ranged().runs, ranged().history, axes="x"), TypeError, "`axes` must be two matplotlib Axes or"),
