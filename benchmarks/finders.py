@@ -8,9 +8,9 @@ BatchNorm and dropout, Adam after five steps, batches of 32. The weights, the da
 same for all seeds; the order of the batches, the subsamples and the dropout masks are the seed's. The columns of the
 first table:
 
-- suggestion: the median over the seeds that give one, with the lowest and the highest.
-- spread: the highest suggestion over the lowest; in brackets, the standard deviation of the decimal logarithms.
-- none: the seeds without a suggestion: an error, ``None``, or a verdict of "I cannot tell".
+- suggestion: the median of the rates that are given, with the lowest and the highest.
+- spread: the highest over the lowest; in brackets, the standard deviation of the decimal logarithms.
+- none: the seeds without a rate (an error, or ``None``), and those whose verdict is "I cannot tell".
 - error bar: how wide it is in decades, the median over the seeds; "none" where the finder gives none.
 - evaluations, seconds: gradient evaluations (three losses count as one) and processor time, medians over the seeds.
 - elsewhere: how far the suggestions of three starts (other weights, another order) are from each other, the highest
@@ -218,7 +218,7 @@ def left_changed(finder: Finder, *, raise_at: int | None = None) -> tuple[list[s
 
 
 class Sample(NamedTuple):
-    """What a finder said over the seeds; ``suggestions`` are without those that are none."""
+    """What a finder said over the seeds: its rates, and how often it had none, or had one but could not tell."""
 
     suggestions: list[Suggested]
     num_none: int
