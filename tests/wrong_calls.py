@@ -174,6 +174,10 @@ def nan_after(number):
     return loss
 
 
+class FullyShardedDataParallel(nn.Sequential):
+    """What FSDP1 wraps a model in goes by this name."""
+
+
 class Endless(Dataset):
     """A dataset without a length."""
 
@@ -288,6 +292,7 @@ WRONG = [
     (lambda: tuner(optimizer=optimizer_with(lr=0.0)), ValueError, "have a learning rate above 0 in its first paramete"),
     (lambda: tuner(optimizer=optimizer_with()), ValueError, "`optimizer` must hold trainable parameters of `model`"),
     (lambda: tuner(LAZY, optimizer=optim.SGD(LAZY.parameters())), ValueError, "`model` must have seen a batch"),
+    (lambda: tune(by=tuner(FullyShardedDataParallel(MODEL))), ValueError, "`model` must be sharded by fully_shard"),
     (lambda: autolr.AutoLRTuner(MODEL, LOSS, OPTIMIZER, rng="0"), TypeError, "`rng` must be an integer, a numpy.rando"),
     (lambda: autolr.AutoLRTuner(MODEL, LOSS, OPTIMIZER, rng=-1), ValueError, "`rng` must be at least 0, got -1."),
     (lambda: tuner().result, autolr.NotTunedError, "There is no result yet: call tune(X, Y) first."),
@@ -548,6 +553,7 @@ WRONG = [
     (lambda: load(text(settings=None)), ValueError, "got 'lr.json': `settings` must be a mapping, got None."),
     (lambda: load(text(but="loss_pre")), ValueError, "`path` must name an undamaged result, got 'lr.json' without 'lo"),
     (lambda: load(text(loss_pre=["x"])), ValueError, "`path` must name an undamaged result, got 'lr.json': `loss_pre"),
+    (lambda: load(text(settings={"interpolation": [1]})), ValueError, "got 'lr.json': AttributeError: 'list' object has"),
     (lambda: load(search_text(), SearchResult), ValueError, "got 'lr.json' without 'trace'."),
     (lambda: load(search_text(trace={"loss": "x"}, decision={}, settings={}), SearchResult), ValueError, "got 'lr.jso"),
     (lambda: load(search_text(trace=NO_TRACE, decision={}, settings={}), SearchResult), ValueError, ": KeyError"),
@@ -601,6 +607,7 @@ _PASSES_ON = "passes on what putting back has raised: tests/probing/test_faults.
 _INSIDE = "is caught within the package, which then takes another way"
 _ABSENT = "only where another library is not installed"
 _REAL = "needs that library's own trainer: tested in tests/integration"
+_RANKS = "needs a model that is sharded over processes: tested in tests/distributed"
 _LINE = "becomes a line on standard error: tested in tests/cli"
 OUT_OF_REACH = {
     r"cli/\w+\.py: .*": _LINE,
@@ -609,6 +616,8 @@ OUT_OF_REACH = {
     r"integrations/[a-z]\w+\.py: (?!module).*": _REAL,
     r"probing/batched\.py: stand_in, 1": _INSIDE,
     r"probing/objective\.py: losses, 1": _INSIDE,
+    r"probing/sharded\.py: ready, 2": _RANKS,
     r"probing/shortcuts\.py: .*": _INSIDE,
     r"probing/state\.py: restore, \d": _PASSES_ON,
+    r"probing/taylor\.py: differentiate, 1": _RANKS,
 }

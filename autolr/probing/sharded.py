@@ -35,11 +35,14 @@ class Lockstep(Alone):
     processes get the same batches: gradients, of which FSDP takes the mean, are then those of one process.
 
     Args:
-        group: The processes; they must be able to exchange tensors of the CPU, as those of gloo are. ``None``: all.
+        group: The processes; ``None``: all.
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
         self._group = group
+        # of NCCL alone, as "cuda:nccl", no process can send what lies on the CPU
+        is_for_cpu = "cpu" in str(dist.get_backend_config(group))
+        self._device = torch.device("cpu") if is_for_cpu else torch.accelerator.current_accelerator()
 
     def mean(self, value: float) -> float:
         """Return the mean of a number over all processes; not finite where one of them is not."""
@@ -56,7 +59,7 @@ class Lockstep(Alone):
 
     def _of_all(self, values: Sequence[float]) -> list[list[float]]:
         """Return the values of each process, by rank."""
-        own = torch.tensor(values, dtype=torch.float64, device="cpu")
+        own = torch.tensor(values, dtype=torch.float64, device=self._device)
         everybodys = [torch.empty_like(own) for _ in range(dist.get_world_size(self._group))]
         dist.all_gather(everybodys, own, group=self._group)
         return [values.tolist() for values in everybodys]
@@ -81,12 +84,12 @@ def ready(*modules: nn.Module) -> list[Any]:
     """
     for module in modules:
         if any(type(part).__name__ == "FullyShardedDataParallel" for part in module.modules()):
-            raise ValueError(invalid("model", "be sharded by fully_shard (FSDP2), where it is sharded", module))
+            raise ValueError(invalid("model", "be sharded by fully_shard (FSDP2), if at all", type(module).__name__))
     sharded = sharded_modules(*modules)
     for module in sharded:
         if any(not group.reduce_grads or any(map(_waits, group.fsdp_params)) for group in _groups(module)):
             reduced = "reduce its gradients (set_requires_gradient_sync), and have none that wait for it"
-            raise ValueError(invalid("model", reduced, module))
+            raise ValueError(invalid("model", reduced, type(module).__name__))
         module.unshard()
     reshard(sharded)
     return sharded

@@ -88,12 +88,14 @@ def differentiate(start: Start, batch: Batch) -> Derivatives:
         batch: The batch.
 
     Raises:
-        ValueError: If the optimizer's steps do not lie on a line, the loss has no second derivatives, or it hides
-            weights from ``torch.autograd.grad``, as reentrant checkpoints do.
+        ValueError: If the model is sharded over processes, the optimizer's steps do not lie on a line, the loss has no
+            second derivatives, or it hides weights from ``torch.autograd.grad``, as reentrant checkpoints do.
 
     References:
         Pearlmutter (1994). Fast exact multiplication by the Hessian. Neural Computation 6(1).
     """
+    if start.objective.sharded:  # FSDP cuts the graph at the first derivatives
+        raise ValueError(invalid("model", "not be sharded for derivatives", type(start.objective.model).__name__))
     start.restore()
     loss = _loss(start, batch)
     line = _line(start, batch) if math.isfinite(loss) else None
