@@ -11,15 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
+from report_cases import SCRIPT, record, search, tuning
 
-from autolr import LossDifferentials, SearchResult, TuningResult, linear_grid, log_grid
+from autolr import LossDifferentials, TuningResult, linear_grid, log_grid
 from autolr._html import Column, element, sortable_table, verdict_html
 from autolr.report import _table_of_courses
 from autolr.schedules.comparison import HISTORY_COLUMNS, ScheduleComparison
-from autolr.search_result import TRACE_COLUMNS
 from autolr.taylor import TaylorExpansion
 
-SCRIPT = "</title></script><script>document.title = 'run'</script>"
 VOID = {"meta", "link", "img", "br"}
 
 
@@ -57,38 +56,6 @@ class Page(HTMLParser):
         self.texts.append(data)
         if self.open and self.open[-1] in ("th", "td"):
             self.tables[-1][-1][-1][0] += data
-
-
-def record(rates, shape, rng, num_rows=20, noise=0.02):
-    pre = rng.normal(3.0, 0.1, num_rows)
-    return LossDifferentials(rates, pre, pre[:, None] + shape + noise * rng.normal(size=(num_rows, len(rates))))
-
-
-def tuning(rng, rates=None, **settings):
-    rates = log_grid(1e-3, 1.0, 7) if rates is None else rates
-    return TuningResult(record(rates, -8.0 * rates + 40.0 * rates**2, rng), {"engine": "line", **settings})
-
-
-def search(num_streams=1, **settings):
-    rows = [(0, "untrained", 0.0, step, 3.0) for step in range(2)]
-    for stream in range(num_streams):
-        for rate, losses in ((0.01, [3.0, 2.0, 1.5, 1.2]), (0.1, [3.0, 1.0, 0.8, 0.7]), (1.0, [3.0, 2.5])):
-            rows += [(stream, "scan" if step < 2 else "final", rate, step, loss) for step, loss in enumerate(losses)]
-        rows += [(stream, "held-out", 0.01, 4, 1.1), (stream, "held-out", 0.1, 4, 0.6)]
-        rows += [(stream, "scan", 10.0, 0, 3.0), (stream, "scan", 10.0, 1, math.inf)]
-    decision = {
-        "learning_rate": 0.05, "low": 0.02, "high": 0.2, "confidence_level": 0.9, "vertices": [0.06] * num_streams,
-        "num_steps": 4, "last_step": 4, "loss": 0.6, "untrained_loss": 3.0, "judged_by": "held-out",
-        "measure": "log loss", "capped": False, "max_stable_lr": 1.0, "smallest_diverged": 10.0, "at_grid_edge": None,
-        "doubt": None, "caveats": [],
-        "finalists": [{"learning_rate": 0.01, "loss": 1.1}, {"learning_rate": 0.1, "loss": 0.6}] * num_streams,
-    }  # fmt: skip
-    given = {
-        "total_steps": 100, "schedule": "constant", "target": "validation", "effort": "default", "num_rates": 4,
-        "scan_steps": 2, "final_steps": 4, "exponent": 0.4, "mean_factor": 1.0, "decays": False,
-        "num_evaluations": 14.0, "seconds": 0.1, "num_streams": num_streams,
-    }  # fmt: skip
-    return SearchResult(pd.DataFrame(rows, columns=list(TRACE_COLUMNS)), decision, {**given, **settings})
 
 
 def written(result, tmp_path, **options):
