@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from hashlib import blake2b
+from itertools import count, takewhile
 from typing import Any
 from zlib import crc32
 
@@ -21,6 +22,7 @@ from autolr.probing.sharded import Alone, Lockstep, sharded_modules
 from autolr.probing.start import Start
 from autolr.probing.state import Snapshot
 from autolr.ranks import Ranks
+from autolr.scan import Scan
 from autolr.subsampling import entropy_of
 from autolr.training import Training
 
@@ -211,6 +213,31 @@ def _unpacked(value: bytes) -> ProbedRows:
     return ProbedRows(
         losses[:num_rows].copy(), losses[num_rows:].reshape(shape).copy(), engine, reason, out_of_time, repeatable
     )
+
+
+def own_streams(ranks: Ranks, num_streams: int, *, is_shared: bool, lockstep: Alone) -> range:
+    """Return the streams of a search that this rank searches on: r, r + W, ...; all in lockstep.
+
+    Args:
+        ranks: The ranks.
+        num_streams: How many there are.
+        is_shared: Whether one does not depend on those before it; if it does, the first rank takes all.
+        lockstep: How the ranks work.
+    """
+    every = range(num_streams)
+    if ranks.size == 1 or isinstance(lockstep, Lockstep):
+        return every
+    return every[ranks.rank :: ranks.size] if is_shared else every[: num_streams * (ranks.rank == 0)]
+
+
+def everybodys_scans(ranks: Ranks, own: Mapping[int, Scan], start: Start, lockstep: Alone) -> list[Scan]:
+    """Return what all ranks have found, in the order of the streams, up to the first that was not searched on."""
+    if ranks.size == 1 or isinstance(lockstep, Lockstep):
+        return list(own.values())
+    told = ranks.gather_json([[stream, scan.as_json()] for stream, scan in own.items()])
+    found = {stream: values for values_of_rank in told for stream, values in values_of_rank}
+    whole = takewhile(found.__contains__, count())
+    return [Scan.of_json(found[stream], start) for stream in whole]
 
 
 def told_together(ranks: Ranks, settings: dict[str, Any], lockstep: Alone) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """One stream of a search: a scan over rates for some steps, the best ones for longer, and where they are best."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import partial
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -24,6 +25,7 @@ from autolr.picker import (
     vertex,
 )
 from autolr.probing.courses import Course, Courses
+from autolr.probing.start import Start
 
 # Where no rate lowers the loss clearly, as on the plateau of a deep sigmoid network, the scan tells nothing but harm:
 # the three largest rates that do not raise the loss by more than this share go on, a quarter longer than finalists do.
@@ -86,6 +88,18 @@ class Scan:
     def survivors(self) -> list[int]:
         """The numbers of the rates that were compared, in the finals if there were any, and not given up."""
         return [number for number in self.finalists or self.courses if self.courses[number].given_up is None]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all of it as JSON values (with NaN and infinities), but for where the courses' weights are."""
+        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "courses"}
+        return {**values, "courses": [[number, course.as_json()] for number, course in self.courses.items()]}
+
+    @classmethod
+    def of_json(cls, values: Mapping[str, Any], start: Start) -> "Scan":
+        """Return what :meth:`as_json` has told; its courses cannot go on."""
+        told: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        told["courses"] = {number: Course.of_json(course, start) for number, course in values["courses"]}
+        return cls(**told)
 
 
 def exponent(number: int) -> float:

@@ -18,7 +18,17 @@ from autolr._typing import Autocast, Batch, Clip, ComputeLoss, LossFunction, Rng
 from autolr._validation import check_flag, check_integer, check_option, check_real, check_rng
 from autolr._version import versions
 from autolr.batches import steps_of
-from autolr.data import DatasetRows, drawn_batches, read_whole
+from autolr.data import BatchStream, DatasetRows, drawn_batches, read_whole
+from autolr.distributed import (
+    check_same,
+    everybodys_scans,
+    fingerprints,
+    in_step,
+    own_streams,
+    shared_rng,
+    told_together,
+    with_first_buffers,
+)
 from autolr.errors import DivergedError
 from autolr.picker import (
     FINAL_STEPS,
@@ -34,6 +44,7 @@ from autolr.probing.held import data_generators
 from autolr.probing.objective import Objective
 from autolr.probing.start import Start
 from autolr.probing.trajectory import Trajectory
+from autolr.ranks import Ranks, joined
 from autolr.scan import Scan, exponent, search_stream
 from autolr.schedules._options import ScheduleName
 from autolr.search_decision import LARGEST_SHARE_OF_RUN, caveats_of_search, decide_search, factors_of, trace_of
@@ -180,89 +191,114 @@ def find_lr(
     law = correction(factors, run_steps, target)
     way: Effort = "fast" if _USUAL_COST[effort] * num_streams > LARGEST_SHARE_OF_RUN * run_steps else effort
 
-    read = partial(read_whole, device=training.device, dtype=training.dtype)
-    of_stream = batch_size if isinstance(val_data, IterableDataset) else None
-    reader = read(data, name="data", batch_size=batch_size)
-    judged_on = None if val_data is None else read(val_data, name="val_data", batch_size=of_stream)
-    entropy = entropy_of(rng)
-    generators = list(data_generators((data, val_data)))
-    of_rows = [given for given, used in ((data, reader), (val_data, judged_on)) if isinstance(used, DatasetRows)]
-    scans: list[Scan] = []
-    with training.preserved(generators, data_generators(of_rows)) as start:
-        objective = start.objective
-        streams = Streams(
-            reader,
-            batch_size=batch_size,
-            val_data=judged_on,
-            entropy=entropy,
-            randomness=start.randomness,
-            device=training.device,
-        )
-        batch = partial(_batch, streams, training.accumulation_steps)
-        check_batch(objective, "training", batch(0, 0))
-        if judged_on is not None:
-            check_batch(objective, "validation", streams.held_out[0], training=False)
-        state = seed_of(entropy, HELD_OUT, 1)
-        untrained = _held_out_losses(start, streams.held_out, state)
-        steps = {
-            "scan_steps": min(SCAN_STEPS, max(2, run_steps)),
-            "final_steps": min(FINAL_STEPS[way], max(2, run_steps)),
-        }
-        with progress_bar(progress, _USUAL_COST[way] * num_streams, "gradient evaluations") as bar:
-            budget = _Budget(objective, began, max_evaluations, time_budget, bar)
-            for stream in range(num_streams):
-                if stream and budget.left() < _USUAL_COST["fast"]:
-                    break
-                courses = Courses(
-                    start,
-                    partial(batch, stream),
-                    partial(seed_of, entropy, COURSE_STATE, stream),
-                    hopeless=HOPELESS,
-                )
-                scans.append(
-                    search_stream(courses, streams.held_out, untrained, state, **steps, evaluations_left=budget.left)
-                )
-    survived = [scan for scan in scans if scan.survivors]
-    if not survived:
-        smallest = 10.0 ** exponent(min(number for scan in scans for number in scan.courses))
-        raise DivergedError(
-            f"Training diverged at every learning rate down to {format_rate(smallest)}: check the loss and the scale of"
-            " the data."
-        )
-    settings = {
+    asked = {
         "total_steps": run_steps,
         "schedule": schedule,
         "schedule_options": {name: repr(value) for name, value in options.items()},
-        "mean_factor": law.mean_factor,
-        "decays": law.decays,
-        "exponent": law.exponent,
         "target": target,
-        "effort": way,
-        "effort_asked": effort,
-        "num_streams": len(scans),
-        **steps,
-        "batch_size": streams.batch_size,
-        **drawn_batches(reader, judged_on),
-        "held_out": "val_data" if val_data is not None else "kept apart" if streams.held_out else "none",
-        "num_rates": len({number for scan in scans for number in scan.courses}),
-        "rng": entropy,
-        **training.settings(),
-        "num_gradients": objective.num_gradients,
-        "num_forwards": objective.num_forwards,
-        "num_evaluations": objective.num_evaluations,
+        "effort": effort,
+        "num_streams": num_streams,
+        "batch_size": batch_size,
         "max_evaluations": max_evaluations,
         "time_budget": time_budget,
-        "seconds": time.perf_counter() - began,
-        "versions": versions(),
     }
-    decision = decide_search(survived, law, target)
-    told = total_steps is not None
-    decision["caveats"] = caveats_of_search(settings, scans, decision, told=told, asked=num_streams)
-    return SearchResult(trace_of(scans), decision, settings).suggestion
+    with joined(training.members) as ranks:
+        read = partial(read_whole, device=training.device, dtype=training.dtype)
+        of_stream = batch_size if isinstance(val_data, IterableDataset) else None
+        reader = read(data, name="data", batch_size=batch_size)
+        judged_on = None if val_data is None else read(val_data, name="val_data", batch_size=of_stream)
+        entropy = entropy_of(shared_rng(ranks, rng))
+        training = in_step(ranks, training)
+        generators = list(data_generators((data, val_data)))
+        of_rows = [given for given, used in ((data, reader), (val_data, judged_on)) if isinstance(used, DatasetRows)]
+        own: dict[int, Scan] = {}
+        with training.preserved(generators, data_generators(of_rows)) as start:
+            start = with_first_buffers(ranks, training, start)
+            objective = start.objective
+            streams = Streams(
+                reader,
+                batch_size=batch_size,
+                val_data=judged_on,
+                entropy=entropy,
+                randomness=start.randomness,
+                device=training.device,
+            )
+            batch = partial(_batch, ranks, streams, training.accumulation_steps)
+            check_batch(objective, "training", batch(0, 0))
+            if judged_on is not None:
+                check_batch(objective, "validation", streams.held_out[0], training=False)
+            check_same(
+                ranks,
+                lambda: {
+                    **asked,
+                    "rng": entropy,
+                    **training.settings(),
+                    **fingerprints(start, [batch(0, 0), *streams.held_out], data=reader),
+                },
+            )
+            state = seed_of(entropy, HELD_OUT, 1)
+            untrained = _held_out_losses(start, streams.held_out, state)
+            steps = {
+                "scan_steps": min(SCAN_STEPS, max(2, run_steps)),
+                "final_steps": min(FINAL_STEPS[way], max(2, run_steps)),
+            }
+            # of a loader's batches, how many a stream has drawn decides which ones the next has; so it is with a budget
+            is_shared = max_evaluations is None and not isinstance(reader, BatchStream)
+            numbers = own_streams(ranks, num_streams, is_shared=is_shared, lockstep=objective.lockstep)
+            visible = progress if ranks.rank == 0 else False
+            with progress_bar(visible, _USUAL_COST[way] * len(numbers), "gradient evaluations") as bar:
+                budget = _Budget(objective, began, max_evaluations, time_budget, bar)
+                for stream in numbers:
+                    if own and budget.left() < _USUAL_COST["fast"]:
+                        break
+                    courses = Courses(
+                        start,
+                        partial(batch, stream),
+                        partial(seed_of, entropy, COURSE_STATE, stream),
+                        hopeless=HOPELESS,
+                    )
+                    own[stream] = search_stream(
+                        courses, streams.held_out, untrained, state, **steps, evaluations_left=budget.left
+                    )
+            scans = everybodys_scans(ranks, own, start, objective.lockstep)
+        survived = [scan for scan in scans if scan.survivors]
+        if not survived:
+            smallest = 10.0 ** exponent(min(number for scan in scans for number in scan.courses))
+            raise DivergedError(
+                f"Training diverged at every learning rate down to {format_rate(smallest)}: check the loss and the"
+                " scale of the data."
+            )
+        settings: dict[str, Any] = {
+            **asked,
+            "mean_factor": law.mean_factor,
+            "decays": law.decays,
+            "exponent": law.exponent,
+            "effort": way,
+            "effort_asked": effort,
+            "num_streams": len(scans),
+            **steps,
+            "batch_size": streams.batch_size,
+            **drawn_batches(reader, judged_on),
+            "held_out": "val_data" if val_data is not None else "kept apart" if streams.held_out else "none",
+            "num_rates": len({number for scan in scans for number in scan.courses}),
+            "rng": entropy,
+            **training.settings(),
+            "num_gradients": objective.num_gradients,
+            "num_forwards": objective.num_forwards,
+            "num_evaluations": objective.num_evaluations,
+            "seconds": time.perf_counter() - began,
+            "versions": versions(),
+        }
+        settings = told_together(ranks, settings, objective.lockstep)
+        decision = decide_search(survived, law, target)
+        told = total_steps is not None
+        decision["caveats"] = caveats_of_search(settings, scans, decision, told=told, asked=num_streams)
+        return SearchResult(trace_of(scans), decision, settings).suggestion
 
 
-def _batch(streams: Streams, accumulation_steps: int, stream: int, step: int) -> Batch:
-    """Return what a step takes: a batch, or several."""
+def _batch(ranks: Ranks, streams: Streams, accumulation_steps: int, stream: int, step: int) -> Batch:
+    """Return what a step takes: a batch, or several; or raise where another rank has failed."""
+    ranks.check()
     first = step * accumulation_steps
     drawn = [streams.batch(stream, number) for number in range(first, first + accumulation_steps)]
     return steps_of(drawn, accumulation_steps)[0]
@@ -299,5 +335,5 @@ class _Budget:
         left = math.inf if self._most is None else self._most - used
         if self._seconds is not None:
             seconds = time.perf_counter() - self._began
-            left = min(left, (self._seconds - seconds) * used / seconds)
+            left = min(left, self._objective.lockstep.mean((self._seconds - seconds) * used / seconds))
         return left

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +36,17 @@ class Course:
     given_up: int | None = None
     held_out: float = math.nan
     held_out_losses: tuple[float, ...] = ()
+
+    def as_json(self) -> list[Any]:
+        """Return its numbers as JSON values (with NaN and infinities)."""
+        return [self.learning_rate, self.losses, self.given_up, self.held_out, self.held_out_losses]
+
+    @classmethod
+    def of_json(cls, values: Sequence[Any], start: Start) -> "Course":
+        """Return what :meth:`as_json` has told; it cannot go on."""
+        rate, losses, given_up, held_out, held_out_losses = values
+        nowhere = Trajectory(start, np.random.SeedSequence)
+        return cls(rate, nowhere, losses, given_up, held_out, tuple(held_out_losses))
 
     @property
     def judged(self) -> float:

@@ -1,5 +1,7 @@
 """Tunings of a model in DistributedDataParallel, and those that one process makes of it by itself."""
 
+from functools import partial
+
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -57,6 +59,18 @@ def losses(result):
     }
 
 
+def found(suggestion):
+    search = suggestion.evidence
+    return {
+        "pick": suggestion.learning_rate,
+        "pre": [suggestion.low, suggestion.high],
+        "post": search.trace.to_numpy()[:, 2:].astype(float).tolist(),
+        "interpolated": 0,
+        "words": str(suggestion),
+        "settings": dict(search.settings),
+    }
+
+
 def main():
     dist.init_process_group("gloo")
     rank = dist.get_rank()
@@ -103,6 +117,19 @@ def main():
     for name, rng in {"no rng": None, "generator": np.random.default_rng(7)}.items():
         tuner = autolr.AutoLRTuner(small, loss_fn, sgd, rng=rng)
         told[name] = {"together": losses(tuner.tune(X.float(), Y.float(), learning_rates=RATES, num_subsamples=4))}
+    for name, (source, options) in {
+        "search": ((X.float(), Y.float()), {"num_streams": 3}),
+        "search, one stream": ((X.float(), Y.float()), {}),
+        "search, loader": (DataLoader(data, batch_size=20, shuffle=True), {"num_streams": 2}),
+        "search, budget": ((X.float(), Y.float()), {"num_streams": 3, "max_evaluations": 250}),
+    }.items():
+        call = partial(autolr.find_lr, small, loss_fn, sgd, source, total_steps=900, effort="fast", rng=0, **options)
+        with unchanged(small, sgd):
+            told[name] = {"together": found(call())}
+        if rank == 0:
+            with on_this_rank_only():
+                told[name]["alone"] = found(call())
+        dist.barrier()
     report(told)
     dist.destroy_process_group()
 
