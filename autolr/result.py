@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from autolr._html import verdict_html
 from autolr._typing import IntervalMethod, Method, Rng, Settings
 from autolr._validation import invalid
+from autolr.caveats import caveats_of
 from autolr.differentials import LossDifferentials
 from autolr.errors import NoCandidateError
 from autolr.interpolation_error import join_reasons, told_of_both
@@ -288,7 +290,19 @@ class TuningResult:
             ValueError: If the file is damaged, no result, or of a newer version.
             OSError: If the file cannot be read.
         """
-        return cls(*load_json(path))
+        result = cls(*load_json(path))
+        try:
+            result._tell_settings()
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            what = f"{type(error).__name__}: {error}"
+            raise ValueError(f"`path` must name an undamaged result, got {str(path)!r}: {what}") from error
+        return result
+
+    def _tell_settings(self) -> None:
+        """Say everything that a verdict says of the settings, whatever the rate: those that cannot be told are none."""
+        level = level_of(self.settings)
+        caveats_of(self, "mean", 0, np.zeros(1, dtype=np.int64), level.corrected, 0.0)
+        no_decision(NoCandidateError(), self)
 
     def to_html(self, path: str | os.PathLike[str], *, method: Method = "mean") -> None:
         """Write a report: one HTML file with the verdict, the picture, the table of the rates and the settings.

@@ -170,6 +170,30 @@ def test_whatever_stands_anywhere_in_a_file_it_is_read_or_refused_in_words(path,
     assert num_refused >= 4
 
 
+RACE = {"adaptive": True, "interpolate": True, "num_looks": 3, "stop": "ended", "regret_tolerance": 0.05}
+RACE |= {"num_probes": 3, "num_probes_fixed": 8, "num_evaluations": 12.0, "confidence_level": 0.95}
+RACE |= {"interrupted": True, "num_left_out": 1, "num_extensions": 0, "evaluation_passes": 1, "num_batches_lost": 0}
+RACE["looks"] = [{"num_subsamples": 2, "num_rates": 2, "num_best": 2, "gain": 0.5, "regret_bound": 0.1}]
+RACE["interpolation"] = {"error": 0.01, "num_unresolved": 0, "num_probes": 3, "num_probes_exact": 4}
+
+
+@pytest.mark.parametrize("value", [None, "x", [], {"x": 1}, ...], ids=repr)
+def test_whatever_stands_in_the_settings_of_a_race_it_is_told_or_refused_in_words(path, value):
+    tuning(**RACE).save(path)
+    document, refused = json.loads(path.read_text()), set()
+    for place in places(document["settings"]):
+        if place:
+            path.write_text(json.dumps(changed(document, ("settings", *place), value)))
+            try:
+                result = TuningResult.load(path)
+            except ValueError as error:
+                refused.add(place)
+                assert str(error).startswith("`path` must name an undamaged result")  # noqa: PT017 (not all are refused)
+            else:
+                assert "The tuning was interrupted after 2 of " in str(result) or "interrupted" in place
+    assert {("looks",), ("looks", 0), ("interpolation",)} & refused or value in (None, ...)
+
+
 def test_files_of_other_kinds_and_of_newer_versions_are_refused(path):
     tuning().save(path)
     with pytest.raises(ValueError, match=r"name a file with the schema 'autolr\.SearchResult', got '.*lr\.json'"):

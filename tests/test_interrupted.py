@@ -203,6 +203,17 @@ def test_rows_count_where_they_are_whole_at_the_rates_that_are_compared(make_los
             assert whole.sum() >= look["num_rates"]
 
 
+def test_the_rows_of_a_first_look_by_curves_stay_where_its_gaps_are_not_filled():
+    way = {"adaptive": True, "interpolate": True}
+    for num_timely in (21, 25, 29):  # 8 rows at all rates, 12 at nodes, one of them then at all; the gaps of the others
+        probed, interpolated, told, _ = gone_through_again(num_timely, curves(), **way)
+        assert len(probed.loss_pre) == 20
+        assert [look["num_subsamples"] for look in told["looks"]] == [20]
+        assert told["stop"] == "ended"
+        assert interpolated[8:19].any(axis=(1, 2)).all()
+        assert not np.isnan(probed.loss_post).any()
+
+
 def test_an_interrupt_before_two_rows_are_finished_leaves_the_result_before():
     _, _, loss, tuner = make(-1)
     before = tune(tuner)
