@@ -553,7 +553,7 @@ WRONG = [
     (lambda: load(text(settings=None)), ValueError, "got 'lr.json': `settings` must be a mapping, got None."),
     (lambda: load(text(but="loss_pre")), ValueError, "`path` must name an undamaged result, got 'lr.json' without 'lo"),
     (lambda: load(text(loss_pre=["x"])), ValueError, "`path` must name an undamaged result, got 'lr.json': `loss_pre"),
-    (lambda: load(text(settings={"interpolation": [1]})), ValueError, "got 'lr.json': AttributeError: 'list' object has"),
+    (lambda: load(text(settings={"interpolation": [1]})), ValueError, "got 'lr.json': AttributeError: 'list' object"),
     (lambda: load(search_text(), SearchResult), ValueError, "got 'lr.json' without 'trace'."),
     (lambda: load(search_text(trace={"loss": "x"}, decision={}, settings={}), SearchResult), ValueError, "got 'lr.jso"),
     (lambda: load(search_text(trace=NO_TRACE, decision={}, settings={}), SearchResult), ValueError, ": KeyError"),
