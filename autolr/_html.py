@@ -121,8 +121,11 @@ def sortable_table(caption: str, columns: Sequence[Column], marks: Sequence[str]
     heads = [element("th", columns[0].header, scope="col", aria_sort="ascending")]
     heads += [element("th", column.header, scope="col") for column in columns[1:]]
     head, body = element("thead", element("tr", *heads)), element("tbody", *rows)
-    table = element("table", element("caption", caption), head, body, class_="sortable")
-    return element("div", table, class_="scroll", role="region", aria_label=caption, tabindex="0")
+    table = element("table", head, body, class_="sortable")
+    hint = element("span", " Choose a column's header to sort by it.", class_="hint", hidden="")
+    # no caption of its own: that would be as wide as the table, and cut off on a phone
+    above = element("p", f"{caption}.", hint, class_="caption")
+    return joined(above, element("div", table, class_="scroll", role="region", aria_label=caption, tabindex="0"))
 
 
 def _cells(column: Column, name: str) -> list[Markup]:

@@ -37,7 +37,7 @@ _RESTORED = (
     "When it ended, the model's parameters, buffers, gradients and modes, the optimizer's state, attached schedulers,"
     " random generators of the data and the loss, and the global random states were put back, bit for bit. What it"
     " cannot see, and has not put back, are lists, counters and tensors that a function or a hook keeps outside of any"
-    " module. No rate was set: apply(optimizer) does that."
+    " module. Tuning sets no rate by itself: apply(optimizer) does."
 )
 _LOGGED = "It was made of losses that were measured elsewhere: of how, and of what that changed, nothing is known here."
 _SINGLE: dict[str, Any] = {"prefix": "all-", "inches": (4.4, 3.2)}
@@ -191,9 +191,8 @@ def _table_of_rates(result: "TuningResult", suggestion: Suggestion | None) -> li
     share = table["prob_improve"].astype(float).tolist()
     improves = Column("loss falls in", share, ["\N{EN DASH}" if math.isnan(s) else f"{100.0 * s:.0f}%" for s in share])
     columns.insert(-2, improves)
-    hint = element("p", "Choose a column's header to sort by it.", class_="hint", hidden="")
     caption = f"The change of the loss at each rate, with {100.0 * level.nominal:g}% intervals"
-    return [hint, sortable_table(caption, [Column("learning rate", rates, _rate_texts(rates)), *columns], marks)]
+    return [sortable_table(caption, [Column("learning rate", rates, _rate_texts(rates)), *columns], marks)]
 
 
 def _reading_of_tuning(result: "TuningResult") -> list[Markup]:
@@ -256,17 +255,17 @@ def _table_of_courses(trace: pd.DataFrame) -> list[Markup]:
         Column("went on to", ends, [words[end] for end in ends]),
     ]
     shown = [column for column in columns if column.header != "stream" or len({*column.numbers}) > 1]
-    hint = element("p", "Choose a column's header to sort by it.", class_="hint", hidden="")
-    return [hint, sortable_table("Each rate that was tried", shown)]
+    return [sortable_table("Each rate that was tried", shown)]
 
 
 def _table_of_finalists(decision: Settings) -> list[Markup]:
-    finalists = decision["finalists"]
+    finalists = sorted(decision["finalists"], key=lambda finalist: float(finalist["learning_rate"]))
     rates = [float(finalist["learning_rate"]) for finalist in finalists]
     losses = [math.inf if finalist["loss"] is None else float(finalist["loss"]) for finalist in finalists]
     columns = [Column("learning rate", rates, _rate_texts(rates)), Column(_JUDGED[decision["judged_by"]], losses)]
-    best = " and ".join(format_rate(vertex) for vertex in decision["vertices"])
-    text = f"Between the finalists, the loss is lowest at {best}, after {decision['last_step']} steps."
+    of_each = " of each stream" if len(decision["vertices"]) > 1 else ""
+    lowest = ", ".join(format_rate(vertex) for vertex in decision["vertices"])
+    text = f"Between the finalists{of_each}, the loss is lowest at {lowest}, after {decision['last_step']} steps."
     return [sortable_table("The finalists", columns), element("p", text)]
 
 

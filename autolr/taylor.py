@@ -145,7 +145,7 @@ class TaylorExpansion:
         return verdict_of_lines([*lines, WHOLE_RUN.format("one batch")])
 
     def _repr_html_(self) -> str:
-        rate = f" {format_rate(self.minimizer, digits=3)}" if 0.0 < self.minimizer < math.inf else None
+        rate = format_rate(self.minimizer, digits=3) if 0.0 < self.minimizer < math.inf else None
         return verdict_html(str(self), rate)
 
 

@@ -23,7 +23,7 @@ CONTRASTS = """
       element = element.parentElement;
     return light(getComputedStyle(element).backgroundColor);
   };
-  return Array.from(document.querySelectorAll("h1, h2, p, li, th, td, strong, summary, figcaption, footer, caption"))
+  return Array.from(document.querySelectorAll("h1, h2, p, li, th, td, strong, summary, figcaption, footer"))
     .map((element) => {
       const both = [light(getComputedStyle(element).color), behind(element)].sort((a, b) => b - a);
       return (both[0] + 0.05) / (both[1] + 0.05);
