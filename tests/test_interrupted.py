@@ -186,7 +186,7 @@ def gone_through_again(num_timely, losses, **way):
 @pytest.mark.parametrize(("adaptive", "interpolate"), [(True, False), (False, True), (True, True)])
 def test_rows_count_where_they_are_whole_at_the_rates_that_are_compared(make_losses, adaptive, interpolate):
     losses, way = make_losses(), {"adaptive": adaptive, "interpolate": interpolate}
-    for num_timely in range(2, 240, 7):
+    for num_timely in range(2, 240, 11):
         probed, interpolated, told, end = gone_through_again(num_timely, losses, **way)
         num_rows = len(probed.loss_pre)
         assert min(num_timely, 8) <= num_rows <= end
