@@ -61,6 +61,15 @@ def test_seeds_have_the_same_weights_and_their_own_orders_and_masks():
     assert {kind for kind in one if one[kind] != other[kind]} == differ
 
 
+def test_a_loss_that_is_called_less_often_the_second_time_raises_all_the_same():
+    def find(training, _):
+        training.model.train()
+        for _ in range(3):
+            training.loss_fn(torch.zeros(1, 10), torch.zeros(1, dtype=torch.long))
+
+    assert finders.left_changed(finders.Finder("a finder", "autolr", find), raise_at=9) == (["modes"], 2)
+
+
 def test_a_finder_that_keeps_the_exception_of_a_loss_is_found_out():
     def find(training, _):
         with contextlib.suppress(finders.Halfway):
