@@ -24,11 +24,15 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"autolr: error: {message} (see {self.prog} --help)\n")
 
 
-class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows the defaults that there are, and the text after the options as it is."""
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the defaults that there are, and texts of several lines as they are."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
+        told = isinstance(action.default, (str, int, float)) and action.default is not False
+        return super()._get_help_string(action) if told else action.help
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text.rstrip() if "\n" in text else super()._fill_text(text, width, indent)
 
 
 def add_output(parser: argparse.ArgumentParser, *, json: bool = True, html: bool = True) -> None:

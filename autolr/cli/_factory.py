@@ -7,10 +7,8 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
-from autolr._validation import invalid
+from autolr._validation import describe, invalid
 from autolr.errors import NoCandidateError
-
-_RETURNS = "(model, loss_fn, optimizer, data)"
 
 
 class FactoryError(ValueError):
@@ -62,5 +60,6 @@ def call_factory(factory: str) -> tuple[Any, Any, Any, Any]:
     with named(factory, "its call"):
         made = function()
     if not isinstance(made, (tuple, list)) or len(made) != 4:
-        raise ValueError(invalid(f"--factory {factory}", f"return {_RETURNS}", made))
+        got = f"{type(made).__name__} of {len(made)}" if isinstance(made, (tuple, list)) else made
+        raise ValueError(f"--factory {factory} must return (model, loss_fn, optimizer, data), got {describe(got)}.")
     return made[0], made[1], made[2], made[3]

@@ -1,7 +1,7 @@
 """The way into the command line.
 
 What takes a second to import, such as torch and pandas, is imported where a command runs: ``--help`` is quick, and
-Ctrl-C is answered in one line from the beginning on.
+Ctrl-C is answered in one line meanwhile.
 """
 
 import argparse

@@ -51,13 +51,14 @@ class Output:
         self._dressed = self._terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
     def say(self, text: str, *, strong: str = "") -> None:
-        """Print sentences, one a line; on a terminal wrapped, with caveats dim and what is ``strong`` bold."""
-        for line in text.splitlines():
-            style = _DIM if line.startswith("Caveat:") else ""
-            for number, part in enumerate(self._wrapped(line)):
-                if self._dressed and strong and not style and not number:
-                    part = part.replace(strong, f"{_BOLD}{strong}{_PLAIN}", 1)
-                self.print(f"{style}{part}{_PLAIN}" if self._dressed and style else part)
+        """Print sentences, one a line; on a terminal wrapped, caveats dim and ``strong`` bold in the first one."""
+        for number, line in enumerate(text.splitlines()):
+            shown = "\n".join(self._wrapped(line))
+            if self._dressed and line.startswith("Caveat:"):
+                shown = f"{_DIM}{shown}{_PLAIN}"
+            elif self._dressed and strong and not number:
+                shown = shown.replace(strong, f"{_BOLD}{strong}{_PLAIN}", 1)
+            self.print(shown)
 
     def print(self, text: str = "") -> None:
         """Print a text as it is, such as a table."""

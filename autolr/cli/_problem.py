@@ -35,7 +35,7 @@ tables:
 
 factories:
   --factory package.module:function imports the module, from the current folder
-  or installed, calls the function without arguments, and tunes what it returns:
+  or installed, calls the function without arguments, and tunes its result:
   (model, loss_fn, optimizer, data), with data a pair (X, Y) of arrays, a
   Dataset, or a loader. It is the only option that runs code of yours; name no
   module that you would not run.
@@ -63,7 +63,7 @@ def add_problem(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--factory", metavar="MODULE:FUNCTION", help="instead of a table: your own model, see below")
     parser.add_argument("--traceback", action="store_true", help="show where in your own code an error comes from")
     add_training(parser, batch_size=None)
-    table = parser.add_argument_group("tables")
+    table = parser.add_argument_group("of tables")
     table.add_argument("--target", metavar="COLUMN", help="the column to predict")
     table.add_argument("--task", choices=("regression", "classification"), help="by default inferred, see below")
     table.add_argument(

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -58,8 +59,8 @@ def suggestion_of(result: TuningResult | SearchResult, method: Method) -> "Sugge
 def show(result: TuningResult | SearchResult, output: "Output", *, method: Method = "mean") -> int:
     """Write the result, print notes, table and verdict, and draw; return the exit status."""
     output.write_json(lambda: _json(result))
-    for note in result.settings.get(NOTES, ()):
-        output.say(str(note))
+    notes = "\n".join(map(str, result.settings.get(NOTES, ())))
+    output.say(f"{notes}\n\n" if notes else "")
     output.print(f"{_table(result)}\n")
     status = 1
     try:
@@ -70,9 +71,10 @@ def show(result: TuningResult | SearchResult, output: "Output", *, method: Metho
         output.say(f"I cannot tell: {error}")
     if isinstance(result, SearchResult):
         output.draw(lambda figure: result.plot(figure.subplots(1, 2)), (12.0, 4.5))
+        output.write_html(result.to_html)
     else:
         output.draw(lambda figure: result.plot(figure.subplots(), method=method), (7.0, 4.5))
-    output.write_html(result.to_html)
+        output.write_html(partial(result.to_html, method=method))
     output.name_files()
     return status
 

@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     names = options.names or [name for name in SCHEDULES if name != "onecycle" or not options.warmup_steps]
     run = {"total_steps": options.total_steps, "warmup_steps": options.warmup_steps}
     rates = {check_option("NAME", name, SCHEDULES): start * schedule_factors(name, **run) for name in names}
-    table = pd.DataFrame(rates).rename_axis("step")
+    table = pd.DataFrame(rates).rename_axis(columns="step")
     last = len(table) - 1
     shown = table.iloc[sorted({*range(0, last, -(-len(table) // _TABLE_ROWS)), last})]
     output.print(shown.to_string(float_format=lambda rate: format_rate(rate, digits=3)))
