@@ -111,7 +111,7 @@ def reset(sharded: Iterable[Any]) -> bool:
         ``False``, as what has changed is not known.
     """
     for module in sharded:
-        if module._get_fsdp_state()._is_root is not False:
+        if module._get_fsdp_state()._is_root:  # which is decided in the first forward
             module.reset_iter_state()  # of all below it
     reshard(sharded)
     return False
@@ -145,3 +145,13 @@ def _waits(parameter: Any) -> bool:
     """Return whether FSDP keeps a gradient of a parameter that was not summed over processes yet."""
     whole = getattr(parameter, "_unsharded_param", None)
     return parameter.unsharded_accumulated_grad is not None or (whole is not None and whole.grad is not None)
+
+
+def device_meshes(model: nn.Module) -> list[Any]:
+    """Return the meshes of processes over which the parameters of a model are sharded, each once."""
+    meshes: list[Any] = []
+    for parameter in model.parameters():
+        mesh = getattr(parameter, "device_mesh", None)
+        if mesh is not None and mesh not in meshes:
+            meshes.append(mesh)
+    return meshes

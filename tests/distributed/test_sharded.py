@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from launch import launch
+from sharded_calls import CALLS
 from sharded_cases import CASES, UNEVEN
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
@@ -84,3 +85,27 @@ def test_gradients_that_are_not_reduced_are_refused(of_two):
     for found in of_two:
         assert "`model` must reduce its gradients (set_requires_gradient_sync)" in found["refused"]["error"]
         assert found["refused"]["changed"] == ""
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_what_users_call_finds_on_each_rank_what_one_process_finds(of_two, name):
+    for found in of_two:
+        sharded, whole = found["calls"][name]
+        np.testing.assert_allclose(sharded["numbers"], whole["numbers"], rtol=1e-12, atol=1e-12)
+        assert sharded == of_two[0]["calls"][name][0]
+
+
+def test_engines_that_see_many_rates_at_once_step_aside_and_say_so(of_two):
+    for name, engine in (("tune, auto", "line"), ("tune, three steps", "step")):
+        sharded, _ = of_two[0]["calls"][name]
+        assert sharded["engine"] == engine
+        assert "batched stepped aside: the model is sharded" in sharded["reason"]
+
+
+def test_derivatives_of_a_sharded_model_are_refused(of_two):
+    for found in of_two:
+        assert found["calls"]["derivatives"].startswith("`model` must not be sharded for derivatives, got ")
+
+
+def test_a_grid_below_the_rounding_of_weights_has_no_best_rate(of_two):
+    assert [found["calls"]["rounded"] for found in of_two] == ["resolution", "resolution"]

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from harness import unchanged
 from launch import report
+from sharded_calls import calls
 from sharded_cases import CASES, HALF, NUM_CLASSES, NUM_FEATURES, UNEVEN
 from torch import nn
 
@@ -236,6 +237,7 @@ def main():
             "not finite on one": not_finite_on_one(),
             "untouched": untouched(),
             "refused": refused(),
+            "calls": calls(),
         }
     report(found)
     dist.destroy_process_group()
