@@ -80,7 +80,10 @@ def _report(
     rate = None if suggestion is None else format_rate(suggestion.learning_rate)
     title = "I cannot tell" if doubt or rate is None else f"Learning rate {rate}"
     about = _about(settings)
-    header = element("header", element("h1", title), *([element("p", about, class_="about")] if about else []))
+    # notes: what the command line says of a table or a network that it made itself
+    notes = settings.get("notes")
+    lines = [about, *(map(str, notes) if isinstance(notes, list) else ())]
+    header = element("header", element("h1", title), *(element("p", line, class_="about") for line in lines if line))
     verdict = element("div", verdict_html(words, rate), class_="verdict doubt" if doubt else "verdict")
     costs = words_table(_costs(settings))
     restored = [element("p", _LOGGED if logged else _RESTORED), *([] if logged else [costs])]

@@ -14,6 +14,7 @@ NAMES = {
     SCRIPT: {"nested": [SCRIPT * 9]},
     "num_parameters": 3,
     "x": "\ud800",
+    "notes": ["Rates are about a <script>."],
 }
 
 

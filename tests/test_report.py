@@ -177,6 +177,7 @@ def test_what_looks_like_code_is_shown_as_text(kind, pages):
     _, text, page = pages[kind]
     assert page.tags.count("script") == 1
     assert SCRIPT not in text
+    assert '<p class="about">Rates are about a &lt;script&gt;.</p>' in text
     assert f'{SCRIPT} with 3 parameters, "{SCRIPT}' in "".join(page.texts)
 
 

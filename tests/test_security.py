@@ -75,6 +75,7 @@ def files(folder):
     result, search = calls()
     for kind, value in (("lr", result), ("search", search)):
         value.save(f"{folder}/{kind}.json")
+        value.to_html(f"{folder}/{kind}.html")
         type(value).load(f"{folder}/{kind}.json")
 
 files("given/first")  # what is imported when it is first used is imported by now
@@ -117,5 +118,10 @@ def test_nothing_is_written_outside_of_the_paths_given_and_loading_runs_no_code(
     events = json.loads(done.stdout.splitlines()[-1])
     assert {event for event, _ in events} >= {"open", "os.rename"}  # the hook sees what is written
     assert [(event, path) for event, path in events if not path.startswith(given)] == []
-    assert sorted(path.name for path in (tmp_path / "given" / "second").iterdir()) == ["lr.json", "search.json"]
+    assert sorted(path.name for path in (tmp_path / "given" / "second").iterdir()) == [
+        "lr.html",
+        "lr.json",
+        "search.html",
+        "search.json",
+    ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["given", "matplotlib"]
