@@ -4,7 +4,7 @@ import os
 import secrets
 from pathlib import Path
 
-from autolr._validation import invalid
+from autolr._validation import either, invalid
 
 
 def check_path(path: str | os.PathLike[str], *suffixes: str, name: str = "path") -> Path:
@@ -22,7 +22,7 @@ def check_path(path: str | os.PathLike[str], *suffixes: str, name: str = "path")
         PermissionError: If nothing may be written into its folder.
     """
     if Path(path).suffix not in suffixes:
-        raise ValueError(invalid(name, f"end in {' or '.join(suffixes)}", str(path)))
+        raise ValueError(invalid(name, f"end in {either(suffixes)}", str(path)))
     target = Path(path).resolve()  # a link stays a link
     if not target.parent.is_dir():
         raise FileNotFoundError(invalid(name, "lie in a folder that exists", str(path)))

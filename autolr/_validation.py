@@ -27,6 +27,16 @@ def invalid(name: str, constraint: str, value: object, *, unit: str = "") -> str
     return f"`{name}` must {constraint}, got {describe(value)}{unit and f' {unit}'}."
 
 
+def either(words: Sequence[str]) -> str:
+    """Return words as a choice.
+
+    Example:
+        >>> either(["a"]), either(["a", "b", "c"])
+        ('a', 'a, b or c')
+    """
+    return " or ".join([", ".join(words[:-1]), *words[-1:]]) if len(words) > 1 else "".join(words)
+
+
 def check_integer(name: str, value: Any, *, minimum: int) -> int:
     """Return ``value`` as an ``int`` of at least ``minimum``.
 

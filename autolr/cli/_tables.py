@@ -12,7 +12,7 @@ import pandas as pd
 from pandas.api import types
 
 from autolr._typing import FloatArray, IntArray
-from autolr._validation import describe, invalid
+from autolr._validation import describe, either, invalid
 
 Task: TypeAlias = Literal["regression", "classification"]
 
@@ -53,7 +53,7 @@ def read_table(path: str) -> pd.DataFrame:
     readers = {".csv": _read_csv, ".parquet": _read_parquet, ".npz": _read_npz}
     file = Path(path)
     if file.suffix.lower() not in readers:
-        raise ValueError(invalid("TABLE", f"end in {', '.join(readers)}", path))
+        raise ValueError(invalid("TABLE", f"end in {either(list(readers))}", path))
     if not file.is_file():
         raise FileNotFoundError(invalid("TABLE", "name a file that exists", path))
     try:
@@ -145,7 +145,8 @@ def encode(table: pd.DataFrame, target: str, *, task: Task | None = None, drop: 
         counts["levels"] += block.shape[1] if is_text else 0
     if not blocks:
         raise ValueError(invalid("TABLE", "have a column beside the target that is not constant", list(table.columns)))
-    inputs = [f"{counts['numbers']} columns of numbers, standardized"] if counts["numbers"] else []
+    columns = "column" if counts["numbers"] == 1 else "columns"
+    inputs = [f"{counts['numbers']} {columns} of numbers, standardized"] if counts["numbers"] else []
     inputs += [f"{counts['text']} of text, as {counts['levels']} of 0 and 1"] if counts["text"] else []
     notes = [f"{len(table)} rows; inputs: {', and '.join(inputs)}.", about]
     notes += [f"Left out, as they are constant: {', '.join(constant)}."] if constant else []
