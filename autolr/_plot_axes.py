@@ -13,6 +13,7 @@ from autolr._validation import invalid
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from matplotlib.ticker import Formatter
 
 # The palette of Okabe and Ito (2008), Color universal design: told apart with any kind of colour vision.
 BLUE, SKY, GREEN, ORANGE = "#0072B2", "#56B4E9", "#009E73", "#E69F00"
@@ -87,7 +88,7 @@ def set_axis(ax: "Axes", low: float, high: float, *, logarithmic: bool, axis: Li
     else:
         most_bins = min(room, 4 if logarithmic else 7)
         along.set_major_locator(ticker.MaxNLocator(nbins=most_bins, steps=[1, 2, 5, 10]))
-    along.set_major_formatter(ticker.FuncFormatter(_rate_tick if logarithmic else _tick))
+    along.set_major_formatter(_formatter(low, high, plain_from=-1 if logarithmic else -2))
     along.set_minor_formatter(ticker.NullFormatter())
 
 
@@ -121,7 +122,7 @@ def set_loss_axis(ax: "Axes", losses: LossRange, *, logarithmic: bool) -> tuple[
         ax.yaxis.set_minor_locator(ticker.NullLocator())
     else:
         ax.yaxis.set_major_locator(ticker.MaxNLocator(nbins=max(2, min(8, int(1.0 / spacing))), steps=[1, 2, 5, 10]))
-    ax.yaxis.set_major_formatter(ticker.FuncFormatter(_tick))
+    ax.yaxis.set_major_formatter(_formatter(bottom, top))
     return bottom, top
 
 
@@ -155,12 +156,13 @@ def _round_up(value: float) -> float:
     return next((step * power for step in (1.0, 2.0, 5.0) if value <= step * power * (1.0 + 1e-9)), 10.0 * power)
 
 
-def _tick(value: float, position: int | None = None) -> str:  # noqa: ARG001 (the signature of matplotlib)
-    return format_rate(value, digits=3)
+def _formatter(low: float, high: float, *, plain_from: int = -2) -> "Formatter":
+    """Return what writes the ticks between two ends with three digits, or as many more as tell them apart."""
+    from matplotlib.ticker import FuncFormatter
 
-
-def _rate_tick(value: float, position: int | None = None) -> str:  # noqa: ARG001 (the signature of matplotlib)
-    return format_rate(value, digits=3, plain_from=-1)
+    largest = max(abs(low), abs(high))
+    digits = max(3, min(15, 2 + math.ceil(math.log10(largest / (high - low)))))
+    return FuncFormatter(lambda value, _: format_rate(value, digits=digits, plain_from=plain_from))
 
 
 def place_legend(
@@ -221,12 +223,15 @@ def place_legend(
         ax.annotate(lines, (0.0, 1.0), (0.0, gap), verticalalignment="bottom", fontsize=size, **place)
 
 
-def place_shared_legend(left: "Axes", right: "Axes", handles: "list[Artist]", *, length: float = 1.5) -> None:
-    """Put one legend above both axes, whether they are beside or above each other."""
-    boxes = left.bbox, right.bbox
+def place_shared_legend(
+    left: "Axes", right: "Axes", handles: "list[Artist]", *, faint: str = "", length: float = 1.5
+) -> None:
+    """Put one legend above both axes, whether they are beside or above each other; see :func:`place_legend`."""
     top = max((left, right), key=lambda ax: (round(ax.bbox.y1), ax.bbox.x1))  # it is right-aligned
-    width = (max(box.x1 for box in boxes) - min(box.x0 for box in boxes)) / left.figure.dpi
-    place_legend(top, handles, gap=4.0, faint="", width=width, length=length)
+    beside = abs(left.bbox.x0 - right.bbox.x0) > 1.0
+    ends = sorted((*left.bbox.intervalx, *right.bbox.intervalx))
+    width = (ends[-1] - ends[0]) / left.figure.dpi if beside else None
+    place_legend(top, handles, gap=4.0, faint=faint, width=width, length=length)
 
 
 def label_axes(ax: "Axes", x: str, y: str) -> None:
@@ -268,3 +273,8 @@ def is_dark(ax: "Axes") -> bool:
     from matplotlib.colors import to_rgb
 
     return sum(to_rgb(text_color(ax))) > 1.5
+
+
+def curve_color(ax: "Axes") -> str:
+    """Return the palette's blue that can be seen on the style's background."""
+    return SKY if is_dark(ax) else BLUE

@@ -6,22 +6,21 @@ import numpy as np
 import pandas as pd
 
 from autolr._plot_axes import (
-    BLUE,
     GREEN,
+    GREY,
     ORANGE,
-    SKY,
     VERMILLION,
     LossRange,
+    curve_color,
     inches_high,
     is_dark,
     pair_of_axes,
-    place_legend,
+    place_shared_legend,
     set_axis,
     set_loss_axis,
     text_color,
 )
 from autolr._text import format_rate
-from autolr._typing import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -71,32 +70,31 @@ def plot_range(
         ends = (left / margin, right * margin) if logarithmic else (left - margin, right + margin)
         set_axis(ax, *ends, logarithmic=logarithmic)
     handles = _draw_losses(upper, runs, history, pick)
-    handles += _draw_changes(lower, rates, history["delta"].to_numpy(dtype=np.float64), steepest)
+    handles += _draw_changes(lower, history, steepest)
     stacked = upper.figure is lower.figure and abs(upper.bbox.x0 - lower.bbox.x0) < 1.0
     _label(upper, "" if stacked else "learning rate", loss)
     _label(lower, "learning rate", "change of loss\nper decade")
     upper.tick_params(labelbottom=not stacked)
-    place_legend(upper, handles, gap=4.0, faint="iterations")
+    place_shared_legend(upper, lower, handles, faint="iterations")
     return upper, lower
 
 
 def _draw_losses(
     ax: "Axes", runs: pd.DataFrame, history: pd.DataFrame, pick: tuple[float, float, float] | None
 ) -> "list[Artist]":
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
     opacity = 0.5 if is_dark(ax) else 0.25
     rates, smoothed = (history[name].to_numpy(dtype=np.float64) for name in ("learning_rate", "smoothed_loss"))
     handles: list[Artist] = []
     for _, run in runs.groupby("repeat"):
-        lines = ax.plot(run["learning_rate"], run["loss"], color=SKY, linewidth=0.7, alpha=0.45, label="iterations")
+        lines = ax.plot(run["learning_rate"], run["loss"], color=GREY, linewidth=0.7, alpha=0.6, label="iterations")
         handles = list(lines)
-    handles += ax.plot(rates, smoothed, color=BLUE, linewidth=1.6, label="smoothed")
+    color, marker = curve_color(ax), "." if np.isfinite(smoothed).sum() == 1 else ""
+    handles += ax.plot(rates, smoothed, color=color, marker=marker, linewidth=1.6, label="smoothed")
     if "low" in history:
         low, high = (history[name].to_numpy(dtype=np.float64) for name in ("low", "high"))
         known = np.isfinite(low) & np.isfinite(high)
         band = ax.fill_between(
-            rates[known], low[known], high[known], color=BLUE, alpha=opacity, linewidth=0.0, label="95% of the mean"
+            rates[known], low[known], high[known], color=color, alpha=opacity, linewidth=0.0, label="95% of the mean"
         )
         handles.append(band)
     if pick is not None:
@@ -108,24 +106,22 @@ def _draw_losses(
     ends = [np.quantile(values[np.isfinite(values)], [0.0, 0.94]) for values in (smoothed, runs["loss"].to_numpy())]
     low_end, high_end = float(np.min(ends)), float(np.max(ends))
     if low_end > 0.0 and high_end > 30.0 * low_end:
-        ax.set_yscale("log")
-        ax.set_ylim(low_end / 1.3, high_end * 1.3)
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_rate(value)))
+        set_axis(ax, low_end / 1.3, high_end * 1.3, logarithmic=True, axis="y")
     else:
         margin = 0.08 * (high_end - low_end) or 0.1 * abs(high_end) or 1.0
-        ax.set_ylim(low_end - margin, high_end + margin)
-        ax.yaxis.set_major_locator(MaxNLocator(nbins=max(2, int(3.0 * inches_high(ax))), steps=[1, 2, 5, 10]))
+        set_axis(ax, low_end - margin, high_end + margin, logarithmic=False, axis="y")
     return handles
 
 
-def _draw_changes(ax: "Axes", rates: FloatArray, delta: FloatArray, steepest: float | None) -> "list[Artist]":
-    finite = np.isfinite(delta)
-    rates, delta = rates[finite], delta[finite]
+def _draw_changes(ax: "Axes", history: pd.DataFrame, steepest: float | None) -> "list[Artist]":
+    finite = history[np.isfinite(history["delta"])]
+    rates, delta, losses = (finite[name].to_numpy(np.float64) for name in ("learning_rate", "delta", "smoothed_loss"))
     ax.axhline(0.0, color=text_color(ax), linewidth=0.6)
     if not delta.size:
         return []
-    ax.plot(rates, delta, color=BLUE, linewidth=1.2)
-    low, high = min(0.0, float(delta.min())), max(0.0, float(delta.max()))
+    ax.plot(rates, delta, color=curve_color(ax), linewidth=1.2)
+    least = 1e-9 * float(np.abs(losses).max())  # smaller changes are errors of rounding
+    low, high = min(-least, float(delta.min())), max(least, float(delta.max()))
     set_loss_axis(ax, LossRange(low, high, -low or high or 1.0), logarithmic=True)
     if steepest is None:
         return []

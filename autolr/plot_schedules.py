@@ -136,6 +136,7 @@ def _style(ax: "Axes", number: int, of: int) -> dict[str, Any]:
 
 def _draw_losses(ax: "Axes", curves: Mapping[str, _Curves]) -> "list[Artist]":
     label_axes(ax, "step", "training loss")
+    ax.locator_params(axis="x", integer=True)
     handles: list[Artist] = []
     survivors = [curve for curve in curves.values() if not curve.diverged] or list(curves.values())
     seen = np.concatenate([np.concatenate([curve.low, curve.mean]) for curve in survivors])
@@ -161,6 +162,9 @@ def _draw_rates(ax: "Axes", rates: Mapping[str, FloatArray]) -> "list[Artist]":
     handles: list[Artist] = []
     for number, (label, values) in enumerate(rates.items()):
         handles += ax.plot(values, label=label, drawstyle="steps-post", **_style(ax, number, len(rates)))
-    ax.set_ylim(bottom=0.0 if min(float(np.nanmin(values)) for values in rates.values()) >= 0.0 else None)
+    lowest, highest = (float(end([end(values) for values in rates.values()])) for end in (np.nanmin, np.nanmax))
     label_axes(ax, "step", "learning rate")
+    ax.locator_params(axis="x", integer=True)
+    margin = 0.05 * (highest - min(lowest, 0.0)) or 1.0
+    set_axis(ax, 0.0 if lowest >= 0.0 else lowest - margin, highest + margin, logarithmic=False, axis="y")
     return handles

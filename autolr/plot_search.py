@@ -144,6 +144,7 @@ def _draw_courses(ax: "Axes", trace: pd.DataFrame) -> "list[Artist]":
             zorder=4.0,
         )
     label_axes(ax, "step", "loss of the batch")
+    ax.locator_params(axis="x", integer=True)
     if low > 0.0 and high > 3.0 * low:
         set_axis(ax, low / 1.15, high * 1.15, logarithmic=True, axis="y")
     else:

@@ -1,6 +1,5 @@
 """The picture of an expansion: the true losses, the line and the parabola, and where the parabola is lowest."""
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -53,8 +52,6 @@ def plot_taylor(
     Raises:
         TypeError: If ``ax`` are no axes.
     """
-    from matplotlib.ticker import FuncFormatter
-
     ax = one_axes(ax)
     set_axis(ax, float(fine[0]), float(fine[-1]), logarithmic=False)
     handles: list[Artist] = []
@@ -70,11 +67,7 @@ def plot_taylor(
     parabola = orders[2]
     low = float(min([parabola.min(), *losses[finite]]))
     high = float(max([parabola.max(), *losses[finite & (losses <= 2.0 * parabola.max() - low)]]))
-    largest = max(abs(low), abs(high))
-    set_loss_axis(ax, LossRange(low, high, largest), logarithmic=False)
-    # where the loss changes by a small part of it, three digits do not tell the ticks apart
-    digits = 3 if high == low else max(3, 2 + math.ceil(math.log10(largest / (high - low))))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda loss, _: format_rate(loss, digits=digits)))
+    set_loss_axis(ax, LossRange(low, high, max(abs(low), abs(high))), logarithmic=False)
     ax.set_xlabel("learning rate")
     ax.set_ylabel("loss")
     place_legend(ax, handles, gap=4.0, faint="")

@@ -12,12 +12,12 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from autolr._plot_axes import (
-    BLUE,
     GREEN,
     GREY,
     SKY,
     VERMILLION,
     LossRange,
+    curve_color,
     is_dark,
     one_axes,
     place_legend,
@@ -306,7 +306,7 @@ def _draw_curve(
     ax: "Axes", rates: FloatArray, curve: _Curve, view: tuple[float, float], *, labels: tuple[str, str, str]
 ) -> "list[Artist]":
     """Draw curve, pointwise interval and band: an infinite end leaves the view, a rate without neighbours is a bar."""
-    color, opacity = (SKY, 1.6) if is_dark(ax) else (BLUE, 1.0)
+    color, opacity = curve_color(ax), 1.6 if is_dark(ax) else 1.0
     bottom, top = view
     low = np.where(np.isneginf(curve.low), 2.0 * bottom - top, curve.low)
     high = np.where(np.isposinf(curve.high), 2.0 * top - bottom, curve.high)
