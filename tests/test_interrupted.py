@@ -123,6 +123,20 @@ def test_what_is_kept_of_a_race_or_of_curves_is_the_beginning_of_the_whole(optio
     plt.close(result.plot().figure)
 
 
+def test_an_interrupted_interpolation_is_gone_on_with_and_stays_within_its_tolerance():
+    options = {"num_subsamples": 40, "learning_rates": MANY, "engine": "line", "interpolate": True}
+    exact = tune(make(-1)[-1], **{**options, "interpolate": False}).differentials.loss_post
+    model, optimizer, _, tuner = make(calls_of(**options) * 2 // 3)
+    with pytest.raises(KeyboardInterrupt):
+        tune(tuner, **options)
+    num_rows = tuner.result.differentials.num_subsamples
+    with unchanged(model, optimizer):
+        result = tuner.extend(40 - num_rows)
+    record = result.differentials
+    assert result.settings["interpolation"]["error"] <= TOLERANCE
+    np.testing.assert_allclose(record.loss_post[~record.interpolated], exact[~record.interpolated], rtol=1e-6)
+
+
 def where_both_are_probed(record, whole):
     guessed = record.interpolated | whole.interpolated[: record.num_subsamples]
     return ~(guessed | np.isnan(record.loss_post) | np.isnan(whole.loss_post[: record.num_subsamples]))
