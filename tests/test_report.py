@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
-from report_cases import SCRIPT, record, search, tuning
+from report_cases import NAMES, SCRIPT, record, search, tuning
 
 from autolr import LossDifferentials, TuningResult, linear_grid, log_grid
 from autolr._html import Column, element, sortable_table, verdict_html
@@ -67,14 +67,7 @@ def written(result, tmp_path, **options):
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     """The pages of a tuning and of a search, with the names of the user's full of code."""
-    names = {
-        "model": SCRIPT,
-        "optimizer": f'"{SCRIPT}',
-        SCRIPT: {"nested": [SCRIPT]},
-        "num_parameters": 3,
-        "x": "\ud800",
-    }
-    results = {"tuning": tuning(np.random.default_rng(0), **names), "search": search(num_streams=2, **names)}
+    results = {"tuning": tuning(np.random.default_rng(0), **NAMES), "search": search(num_streams=2, **NAMES)}
     folder = tmp_path_factory.mktemp("pages")
     return {kind: (result, *written(result, folder)) for kind, result in results.items()}
 
