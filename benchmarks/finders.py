@@ -254,12 +254,12 @@ def elsewhere(finder: Finder, done: dict[records.Key, list[records.Record]]) -> 
     for record in (made[0] for key, made in done.items() if key[0] == finder.picker):
         if record.rate is not None:
             rates.setdefault(record.task, []).append(record.rate)
-    spreads = [max(some) / min(some) for task, some in rates.items() if len(some) > 1 and is_short(task)]
+    spreads = [max(some) / min(some) for task, some in rates.items() if len(some) > 1 and is_usual(task)]
     return f"{statistics.median(spreads):.2f}" if spreads else "-"
 
 
-def is_short(task: str) -> bool:
-    """Return whether a task is not one of the two that are there again with other lengths."""
+def is_usual(task: str) -> bool:
+    """Return whether a task has its usual length; two are there again with others."""
     return records.TASK_OF[task].family != "lengths"
 
 
@@ -332,7 +332,7 @@ def main(arguments: list[str] | None = None) -> int:
         warnings.simplefilter("ignore")  # of the loss that did not diverge
         print_suggestions([finder for finder in there if finder is not ALWAYS_RESET], seeds)
         wrong = print_left(there)
-    num_tasks = sum(map(is_short, records.TASK_OF))
+    num_tasks = sum(map(is_usual, records.TASK_OF))
     print(f"\nSeeds: {seeds.stop}; {num_tasks} tasks of regret.json; {circumstances(SOURCES)}")
     torch.set_num_threads(num_threads)
     for name in wrong:
