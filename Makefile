@@ -1,5 +1,5 @@
 # Run in an environment with the extra "dev": pip install -c constraints.txt -e ".[dev]"
-.PHONY: check test bench pictures
+.PHONY: check test bench assets
 
 check:
 	ruff check .
@@ -12,6 +12,6 @@ test:
 bench:
 	python benchmarks/speed.py --quick
 
-pictures:
+assets:
 	python assets/draw.py
 	python assets/draw_schedules.py

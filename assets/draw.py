@@ -1,5 +1,9 @@
-"""Draw the pictures of the README into this folder: ``python assets/draw.py``."""
+"""Draw the pictures of the README and of the gallery into this folder: ``python assets/draw.py``.
 
+With names of pictures, such as ``python assets/draw.py search.png``, it draws these only.
+"""
+
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -20,19 +24,31 @@ FOLDER = Path(__file__).parent
 BLUE, VERMILLION, GREY = "#0072B2", "#D55E00", "#777777"
 
 
-def digits_tuner(seed: int) -> tuple[autolr.AutoLRTuner, np.ndarray, np.ndarray]:
-    """Return the tuner of the README's main example, and its data; ``seed`` draws the subsamples, not the weights."""
+def digits_network() -> tuple[nn.Module, torch.optim.Optimizer, np.ndarray, np.ndarray]:
+    """Return model, optimizer and data of the README's main example."""
     X, Y = load_digits(return_X_y=True)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    return autolr.AutoLRTuner(model, nn.CrossEntropyLoss(), optimizer, rng=seed), X / 16, Y
+    return model, torch.optim.AdamW(model.parameters(), lr=1e-3), X / 16, Y
+
+
+def digits_tuner(seed: int) -> tuple[autolr.AutoLRTuner, np.ndarray, np.ndarray]:
+    """Return the tuner of the README's main example, and its data; ``seed`` draws the subsamples, not the weights."""
+    model, optimizer, X, Y = digits_network()
+    return autolr.AutoLRTuner(model, nn.CrossEntropyLoss(), optimizer, rng=seed), X, Y
 
 
 def draw_digits(figure: Figure) -> None:
     """The README's main example, as ``result.plot()`` draws it."""
     tuner, X, Y = digits_tuner(0)
     tuner.tune(X, Y).plot(figure.subplots())
+
+
+def draw_horizons(figure: Figure) -> None:
+    """The same network after 1, 5 and 20 steps: the more steps, the smaller the best rate."""
+    tuner, X, Y = digits_tuner(0)
+    rates = autolr.log_grid(1e-4, 1.0, 33)
+    tuner.tune(X, Y, learning_rates=rates, horizon=[1, 5, 20], num_subsamples=40).plot(figure.subplots())
 
 
 def draw_linear_grid(figure: Figure) -> None:
@@ -90,13 +106,27 @@ def draw_seeds(figure: Figure) -> None:
     figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False, columnspacing=1.2)
 
 
+def draw_search(figure: Figure) -> None:
+    """The search of the README for the rate of a run of 5,000 steps under a cosine."""
+    model, optimizer, X, Y = digits_network()
+    suggestion = autolr.find_lr(
+        model, nn.CrossEntropyLoss(), optimizer, (X, Y), total_steps=5_000, schedule="cosine", num_streams=3, rng=0
+    )
+    suggestion.plot(figure.subplots(1, 2, width_ratios=(3, 2)))
+
+
+def draw_taylor(figure: Figure) -> None:
+    """The loss after one step of SGD on 256 digits, and its expansions of order 1 and 2."""
+    model, _, X, Y = digits_network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    batch = torch.tensor(X[:256], dtype=torch.float32), torch.tensor(Y[:256])
+    autolr.taylor_expansion(model, nn.CrossEntropyLoss(), optimizer, *batch).plot(figure.subplots())
+
+
 def draw_range_test(figure: Figure) -> None:
     """Five range tests of the digits network in different orders."""
-    X, Y = load_digits(return_X_y=True)
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    test = autolr.lr_range_test(model, nn.CrossEntropyLoss(), optimizer, (X / 16, Y), num_repeats=5, rng=0)
+    model, optimizer, X, Y = digits_network()
+    test = autolr.lr_range_test(model, nn.CrossEntropyLoss(), optimizer, (X, Y), num_repeats=5, rng=0)
     test.suggest("valley").plot(figure.subplots(2, 1, height_ratios=(3, 2)))
 
 
@@ -150,20 +180,23 @@ def draw_loss_by_rate(figure: Figure) -> None:
 
 PICTURES: dict[str, Callable[[Figure], None]] = {
     "digits.png": draw_digits,
+    "horizons.png": draw_horizons,
     "linear_grid.png": draw_linear_grid,
     "seeds.png": draw_seeds,
+    "search.png": draw_search,
     "range_test.png": draw_range_test,
+    "taylor.png": draw_taylor,
     "loss_by_rate.png": draw_loss_by_rate,
 }
-SIZES = {"loss_by_rate.png": (7.0, 5.6), "range_test.png": (7.0, 5.2)}
+SIZES = {"loss_by_rate.png": (7.0, 5.6), "range_test.png": (7.0, 5.2), "search.png": (9.0, 3.8)}
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    for name, draw in PICTURES.items():
+    for name in sys.argv[1:] or PICTURES:
         figure = Figure(figsize=SIZES.get(name, (7.0, 4.3)), layout="constrained")
-        draw(figure)
-        figure.savefig(FOLDER / name, dpi=150)
+        PICTURES[name](figure)
+        figure.savefig(FOLDER / name, dpi=150, metadata={"Software": None})  # the same bytes with any version's name
         print(name)
 
 

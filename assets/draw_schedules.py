@@ -68,11 +68,11 @@ def main() -> None:
     for name in SCHEDULES:
         figure = Figure(figsize=(1.9, 1.15), layout="constrained", facecolor="white")
         draw_small(name, figure)
-        figure.savefig(FOLDER / "schedules" / f"{name}.png", dpi=160)
+        figure.savefig(FOLDER / "schedules" / f"{name}.png", dpi=160, metadata={"Software": None})
         print(f"schedules/{name}.png")
     figure = Figure(figsize=(9.0, 3.8), layout="constrained", facecolor="white")
     result_of_page(FOLDER / "linear_regression.md").plot(tuple(figure.subplots(1, 2)))
-    figure.savefig(FOLDER / "linear_regression.png", dpi=120)
+    figure.savefig(FOLDER / "linear_regression.png", dpi=120, metadata={"Software": None})
     print("linear_regression.png")
 
 
