@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # NOTE: a difference of two rounded losses is a multiple of their resolution; below a few of them it is rounding only
 _RESOLUTIONS = 4.0
 _FEW_SUBSAMPLES = 20
+LIKE_SMALL_RATES = ("variance", "variance_penalized")  # methods that may pick the smallest rate of any grid
 _OVERLAP = 0.1  # of drawn over all observations: with less, intervals about the dataset are about the population too
 
 

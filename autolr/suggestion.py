@@ -12,7 +12,7 @@ from autolr._html import verdict_html
 from autolr._text import format_rate
 from autolr._typing import FloatArray, Method
 from autolr._validation import invalid
-from autolr.caveats import caveats_of, is_below_resolution
+from autolr.caveats import LIKE_SMALL_RATES, caveats_of, is_below_resolution
 from autolr.errors import DivergenceWarning, GridEdgeWarning, ResolutionWarning
 from autolr.levels import level_of
 from autolr.param_groups import base_learning_rates, check_groups, set_learning_rate
@@ -217,12 +217,12 @@ def decide(
         confidence_level=level.nominal,
         doubt=_doubt(
             probed,
-            own,
             method,
             sampled,
             best=best,
             edge=edge,
             unresolved=bool(unresolved[complete].all()),
+            picked=delta[:, [pick]],
             loss=float(np.abs(record.loss_pre).mean()),
         ),
         below_resolution=bool(unresolved[pick]),
@@ -238,7 +238,10 @@ def warn_of(suggestion: Suggestion) -> None:
     record = suggestion.evidence.differentials
     if suggestion.at_grid_edge:
         side = "smallest" if suggestion.at_grid_edge == "low" else "largest"
-        message = f"The pick {rate} is the {side} rate of the grid: the best one may lie outside; widen the grid."
+        remedy = "the best one may lie outside; widen the grid"
+        if suggestion.at_grid_edge == "low" and suggestion.method in LIKE_SMALL_RATES:
+            remedy = "its steps vary the least; use another method"
+        message = f"The pick {rate} is the {side} rate of the grid: {remedy}."
         warnings.warn(message, GridEdgeWarning, stacklevel=stacklevel)
     column = record.at(suggestion.learning_rate)
     if np.isinf(column).any():
@@ -259,24 +262,24 @@ def _stacklevel() -> int:
 
 def _doubt(
     delta: FloatArray,
-    pick: int,
     method: str,
     sampled: dict[str, Any],
     *,
     best: tuple[float, ...],
     edge: Literal["low", "high"] | None,
     unresolved: bool,
+    picked: FloatArray,
     loss: float,
 ) -> Doubt | None:
     """Return why the rate cannot be told; ``delta (M, K)`` holds the rates that were probed in every row.
 
-    ``loss`` is the size of the losses before the step.
+    ``picked (M, 1)`` are those of the pick as they were probed, ``loss`` is the size of the losses before the step.
     """
     if unresolved:
         return "resolution"
     band_low, band_high = simultaneous_band(delta, **sampled)
     if method == "median":
-        falls = bool(median_interval(delta[:, [pick]], confidence_level=sampled["confidence_level"])[1][0] < 0.0)
+        falls = bool(median_interval(picked, confidence_level=sampled["confidence_level"])[1][0] < 0.0)
     else:
         falls = bool((band_high < 0.0).any())
     if not falls:

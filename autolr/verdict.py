@@ -7,7 +7,7 @@ import numpy as np
 
 from autolr._text import WHOLE_RUN, cost_of, format_ends, format_rate, verdict_of_lines
 from autolr._typing import BoolArray, FloatArray
-from autolr.caveats import draws_much
+from autolr.caveats import LIKE_SMALL_RATES, draws_much
 from autolr.errors import DivergedError, NoCandidateError
 from autolr.levels import level_of
 from autolr.statistics.bands import simultaneous_band
@@ -88,8 +88,9 @@ def _doubt(suggestion: "Suggestion") -> tuple[str, str]:
     elif suggestion.score > 0.0 and suggestion.method in ("mean", "median"):
         why = f"the loss rises at all rates of the grid, least at the smallest, {_pick(suggestion)}."
         remedy = f"use smaller rates, {_grid(rates[0] / 1e3, rates[-1])}."
-    elif suggestion.method == "variance":
-        why = f"the pick, {_pick(suggestion)}, is the smallest rate: there the loss varies least on any grid."
+    elif suggestion.at_grid_edge == "low" and suggestion.method in LIKE_SMALL_RATES:
+        smallest = format_rate(rates[0])
+        why = f"the method {suggestion.method} picks the smallest rate, {smallest}, as its steps vary the least."
         remedy = "use another method, such as method='ucb'."
     elif suggestion.at_grid_edge == "low":
         why = f"the pick, {_pick(suggestion)}, is the smallest rate of the grid; a smaller one may be better."
@@ -152,7 +153,7 @@ def _edge(suggestion: "Suggestion") -> str:
     record = suggestion.evidence.differentials
     rates, diverged = record.learning_rates, np.isinf(record.delta).sum(axis=0)
     if suggestion.max_stable_lr is None or suggestion.doubt in _NOTHING_FALLS:
-        return _edge_of_no_fall(suggestion)
+        return _edge_of_no_fall(suggestion) if suggestion.doubt != "edge" else ""
     first = int(np.searchsorted(rates, suggestion.max_stable_lr, side="right"))
     if first == rates.size:
         top = suggestion.learning_rate == rates[-1]
@@ -218,7 +219,7 @@ def _evidence(result: "TuningResult") -> str:
     text += ", losses on your own data" if settings.get("evaluation") == "own data" else ""
     text += ", for new data too" if disjoint and settings.get("evaluation_passes", 1) == 1 else ""
     # of a race, only the first look goes by interpolated values
-    text += ", partly interpolated" if result.differentials.interpolated.any() and not most else ""
+    text += ", interpolated" if result.differentials.interpolated.any() and not most else ""
     return f"{text}: {cost_of(settings)}." if {"seconds", "num_evaluations"} <= settings.keys() else f"{text}."
 
 

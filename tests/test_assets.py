@@ -12,7 +12,7 @@ from matplotlib.image import imread
 from autolr.schedules._options import SCHEDULES
 
 FOLDER = Path(__file__).parent.parent / "assets"
-PAGES = ["linear_regression.md", "mathematics.md", "scheduler_walkthrough.md"]
+PAGES = ["linear_regression.md", "mathematics.md", "scheduler_walkthrough.md", "verdicts.md"]
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 
 

@@ -232,7 +232,7 @@ def test_two_results_of_their_own_may_together_exceed_the_tolerance_and_say_so()
 
 def test_the_verdict_and_the_file_tell_that_there_are_interpolated_numbers(tmp_path):
     result = tuned().result
-    assert ", partly interpolated: " in str(result)
+    assert ", interpolated: " in str(result)
     assert "interpolated" not in str(tuned(interpolate=False).result)
     result.save(tmp_path / "lr.json")
     loaded = TuningResult.load(tmp_path / "lr.json")

@@ -155,7 +155,7 @@ def test_a_pick_outside_of_the_best_set_says_so():
 
 def test_the_least_variance_at_the_smallest_rate_is_no_reason_to_widen_the_grid():
     verdict = str(tuned().suggest("variance"))
-    assert verdict.startswith("I cannot tell: the pick, 1e-4 (method variance), is the smallest rate: there the loss")
+    assert verdict.startswith("I cannot tell: the method variance picks the smallest rate, 1e-4, as its steps")
     assert "Next: use another method" in verdict
 
 
