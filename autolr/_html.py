@@ -57,7 +57,7 @@ def verdict_html(verdict: str, pick: str | None = None) -> Markup:
 
     Args:
         verdict: Its lines.
-        pick: The rate as the first line writes it. Where that line tells no rate, it is what it says that is bold.
+        pick: The rate as the first line writes it. "I cannot tell" is bold in its place.
 
     Example:
         >>> verdict_html("Learning rate 0.1 is best.\nIt rises from 1 on.\nCaveat: Few rows.", "0.1")
@@ -66,9 +66,10 @@ def verdict_html(verdict: str, pick: str | None = None) -> Markup:
     lines = verdict.split("\n")
     decision = [line for line in lines if not line.startswith(_CAVEAT)]
     caveats = [element("li", line) for line in lines if line.startswith(_CAVEAT)]
-    before, bold, after = decision[0].partition(_DOUBT if is_doubt(verdict) else pick or "\n")
+    bold = _DOUBT if is_doubt(verdict) else pick
+    before, found, after = decision[0].partition(bold) if bold else (decision[0], "", "")
     more = [part for line in decision[1:] for part in (Markup("<br>"), line)]
-    told = element("p", before, *([element("strong", bold)] if bold else []), after, *more)
+    told = element("p", before, *([element("strong", found)] if found else []), after, *more)
     return joined(told, element("ul", *caveats)) if caveats else told
 
 
@@ -113,9 +114,9 @@ def sortable_table(caption: str, columns: Sequence[Column], marks: Sequence[str]
         numbers = [str(-ranks.index(mark)) for mark in marks]  # the best first
         marked = [element("td", mark, class_="mark", data_value=n) for mark, n in zip(marks, numbers, strict=True)]
         columns, cells = [columns[0], Column("best", []), *columns[1:]], [cells[0], marked, *cells[1:]]
-    classes = {"": "", "as good": "good", "pick": "good pick"}
+    classes = {"": {}, "as good": {"class_": "good"}, "pick": {"class_": "good pick"}}
     rows = [
-        element("tr", *row, class_=classes[mark])
+        element("tr", *row, **classes[mark])
         for row, mark in zip(zip(*cells, strict=True), marks or [""] * len(cells[0]), strict=True)
     ]
     heads = [element("th", columns[0].header, scope="col", aria_sort="ascending")]

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from autolr._files import check_path, write_file
@@ -56,7 +57,7 @@ def write_tuning_report(path: str | os.PathLike[str], result: "TuningResult", me
     drawn = _pictures_of_tuning(result, suggestion, method)
     table = _table_of_rates(result, suggestion)
     parts = [("Pictures", drawn), ("Rates", table), ("How to read it", _reading_of_tuning(result))]
-    write_file(target, _report(words, suggestion, parts, result.settings, logged="engine" not in result.settings))
+    write_file(target, _report(words, suggestion, parts, result.settings, logged=_is_logged(result)))
 
 
 def write_search_report(path: str | os.PathLike[str], result: "SearchResult") -> None:
@@ -66,6 +67,11 @@ def write_search_report(path: str | os.PathLike[str], result: "SearchResult") ->
     tables = [*_table_of_courses(result.trace), *_table_of_finalists(result.decision)]
     parts = [("Picture", drawn), ("What was tried", tables), ("How to read it", _reading_of_search(result))]
     write_file(target, _report(str(result), result.suggestion, parts, result.settings, logged=False))
+
+
+def _is_logged(result: "TuningResult") -> bool:
+    """Return whether the losses are not those of a tuning."""
+    return "engine" not in result.settings
 
 
 def _report(
@@ -205,7 +211,8 @@ def _reading_of_tuning(result: "TuningResult") -> list[Markup]:
         element(
             "p",
             f"dL is the loss after {steps} at a rate minus the loss before: negative is good. All rates of a"
-            " subsample see the same observations; the numbers of a rate are over the subsamples.",
+            f" subsample {'should have seen' if _is_logged(result) else 'saw'} the same observations; the numbers of a"
+            " rate are over the subsamples.",
         ),
         element(
             "p",
@@ -238,22 +245,18 @@ def _table_of_courses(trace: pd.DataFrame) -> list[Markup]:
     grouped = trained.groupby(["learning_rate", "stream"])
     courses = pd.DataFrame({"size": grouped.size(), "last": grouped["loss"].last(), "stage": grouped["stage"].last()})
     rates, streams = (courses.index.get_level_values(name).tolist() for name in ("learning_rate", "stream"))
-    sizes, last = courses["size"].tolist(), courses["last"].tolist()
-    went_on = (courses["stage"] != "scan").tolist()
-    # one that was not given up has as many steps as the longest that went as far
-    whole = {
-        far: max((size for size, on in zip(sizes, went_on, strict=True) if on == far), default=0) for far in (0, 1)
-    }
-    given_up = [
-        not math.isfinite(loss) or size < whole[on] for loss, size, on in zip(last, sizes, went_on, strict=True)
-    ]
-    ends = [2 * on + (not gone) for on, gone in zip(went_on, given_up, strict=True)]
+    further = courses["stage"] != "scan"
+    # one that was not given up has as many steps as the longest that went as far; a budget may cut a stream's finals
+    finals = courses["size"].groupby([courses.index.get_level_values("stream"), further]).transform("max")
+    whole = finals.where(further, courses["size"][~further].max())
+    given_up = (courses["size"] < whole) | ~np.isfinite(courses["last"])
+    ends = (2 * further.astype(int) + (~given_up).astype(int)).tolist()
     words = ("given up in the scan", "scan", "given up in the final", "final")
     columns = [
         Column("learning rate", rates, _rate_texts(rates)),
         Column("stream", streams),
-        Column("steps", sizes, [str(size) for size in sizes]),
-        Column("last loss", last),
+        Column("steps", courses["size"].tolist(), courses["size"].astype(str).tolist()),
+        Column("last loss", courses["last"].tolist()),
         Column("held-out loss", [held_out.get(key, math.nan) for key in zip(rates, streams, strict=True)]),
         Column("went on to", ends, [words[end] for end in ends]),
     ]
