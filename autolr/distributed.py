@@ -18,7 +18,7 @@ from autolr.batches import map_leaves
 from autolr.cells import ProbeRows
 from autolr.data import ArrayRows, BatchStream, Data
 from autolr.probing.rows import ProbedRows
-from autolr.probing.sharded import Alone, Lockstep, sharded_modules
+from autolr.probing.sharded import Alone, Lockstep, device_meshes, sharded_modules
 from autolr.probing.start import Start
 from autolr.probing.state import Snapshot
 from autolr.ranks import Ranks
@@ -28,7 +28,8 @@ from autolr.training import Training
 
 # What the ranks have spent together, and how long the slowest has taken.
 _SUMS, _LONGEST = ("num_gradients", "num_forwards", "num_evaluations"), "seconds"
-_REMEDIES = {"data": ": hand over all of it on every rank, and not a share as a DistributedSampler makes it"}
+_ALL = ": hand over all of it on every rank, and not a share as a DistributedSampler makes it"
+_REMEDIES = {"X": _ALL, "data": _ALL}
 
 
 def shared_rng(ranks: Ranks, rng: Rng) -> Rng:
@@ -69,7 +70,7 @@ def check_same(ranks: Ranks, tell: Callable[[], Mapping[str, Any]]) -> None:
 
 def _shown(value: Any) -> str:
     text = json.dumps(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def fingerprints(start: Start, first: Iterable[Batch], **data: Data | None) -> dict[str, Any]:
@@ -132,6 +133,7 @@ def in_step(ranks: Ranks, training: Training) -> Training:
         return training
     if ranks.size == 1 and dist.get_world_size() > 1:
         raise ValueError(invalid("model", "not be sharded where a rank tunes by itself", type(training.model).__name__))
+    ranks.hurry([group for mesh in device_meshes(training.model) for group in mesh.get_all_groups()])
     return replace(training, lockstep=Lockstep(ranks.group))
 
 

@@ -50,6 +50,9 @@ class Ranks:
             RankFailedError: If one has.
         """
 
+    def hurry(self, groups: "Sequence[dist.ProcessGroup]") -> None:
+        """Let the collectives of the user's groups time out as soon as those of the own one, until the call ends."""
+
     def gather_json(self, value: Any) -> list[Any]:
         """Return the JSON values of all ranks, in their order, on every rank."""
         return [json.loads(text) for text in self.gather(json.dumps(value).encode())]
@@ -132,6 +135,7 @@ class _Together(Ranks):
         self._store = store
         self.rank, self.size, self.group = rank, size, group
         self._num_gathered = 0
+        self._timeouts: list[tuple[Any, timedelta]] = []
         self._watch = _Watch(store, rank, size)
         self._watch.start()
 
@@ -175,6 +179,14 @@ class _Together(Ranks):
         dist.all_gather(values, padded, group=self.group)
         return [bytes(part.numpy()[: int(size)]) for part, size in zip(values, sizes, strict=True)]
 
+    def hurry(self, groups: "Sequence[dist.ProcessGroup]") -> None:
+        for group in groups:
+            for device in group._device_types:
+                backend: Any = group._get_backend(device)
+                if hasattr(backend, "_set_default_timeout"):
+                    self._timeouts.append((backend, backend.options._timeout))
+                    backend._set_default_timeout(timedelta(seconds=PATIENCE))
+
     def check(self) -> None:
         if self._watch.failure is not None:
             raise RankFailedError(_in_words(self._watch.failure))
@@ -204,6 +216,8 @@ class _Together(Ranks):
     def close(self) -> None:
         """End the sign of life, and the group."""
         self._watch.stop()
+        for backend, timeout in self._timeouts:
+            backend._set_default_timeout(timeout)
         if self.group not in _groups.values():
             dist.destroy_process_group(self.group)
 
@@ -266,7 +280,9 @@ def _group(members: list[int]) -> "dist.ProcessGroup":
     if name in _groups:
         return _groups[name]
     is_part = len(members) < dist.get_world_size()
-    group: dist.ProcessGroup = dist.new_group(members, timedelta(seconds=PATIENCE), "gloo", use_local_synchronization=is_part)
+    group: dist.ProcessGroup = dist.new_group(
+        members, timedelta(seconds=PATIENCE), "gloo", use_local_synchronization=is_part
+    )
     if is_part:
         _groups[name] = group
     return group

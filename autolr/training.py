@@ -15,7 +15,7 @@ from autolr.param_groups import base_learning_rates, check_groups
 from autolr.probing.held import held_generators, held_modules
 from autolr.probing.objective import Objective
 from autolr.probing.random_state import ForkedRandomness
-from autolr.probing.sharded import Alone, Lockstep, reshard, sharded_modules
+from autolr.probing.sharded import Alone, Lockstep, device_meshes, reshard, sharded_modules
 from autolr.probing.start import Start
 from autolr.probing.state import preserved_state
 from autolr.probing.trajectory import in_mode
@@ -74,6 +74,11 @@ class Training:
         """The dtype of the first trainable parameter, or of its real part, which floats of NumPy and pandas become."""
         return self.parameters()[0].dtype.to_real()
 
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the model, or a module that the loss is seen to hold, is sharded over processes."""
+        return bool(sharded_modules(*held_modules(self.model, self.loss_fn, self.compute_loss, self.clip)))
+
     def objective(self) -> Objective:
         """Return the loss, ready to be probed."""
         return Objective(
@@ -84,7 +89,7 @@ class Training:
             autocast=self.autocast,
             scaler=self.scaler,
             clip=self.clip,
-            lockstep=(self.lockstep or Lockstep()) if sharded_modules(self.model) else Alone(),
+            lockstep=(self.lockstep or Lockstep()) if self.is_sharded else Alone(),
         )
 
     @contextmanager
@@ -235,7 +240,7 @@ def _bare(model: nn.Module) -> tuple[nn.Module, tuple[int, ...]]:
     """Return the model within ``DistributedDataParallel``, whose forwards and backwards communicate, and its ranks."""
     wrapped = getattr(model, "_orig_mod", model)  # of torch.compile
     if not isinstance(wrapped, nn.parallel.DistributedDataParallel):
-        return model, ()
+        return model, tuple(sorted({rank for mesh in device_meshes(model) for rank in mesh.mesh.flatten().tolist()}))
     return wrapped.module, tuple(torch.distributed.get_process_group_ranks(wrapped.process_group))
 
 

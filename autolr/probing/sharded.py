@@ -38,7 +38,7 @@ class Lockstep(Alone):
         group: The processes; ``None``: all.
     """
 
-    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
+    def __init__(self, group: "dist.ProcessGroup | None" = None) -> None:
         self._group = group
         # of NCCL alone, as "cuda:nccl", no process can send what lies on the CPU
         is_for_cpu = "cpu" in str(dist.get_backend_config(group))
@@ -149,6 +149,7 @@ def _waits(parameter: Any) -> bool:
 
 def device_meshes(model: nn.Module) -> list[Any]:
     """Return the meshes of processes over which the parameters of a model are sharded, each once."""
+    reshard(sharded_modules(model))
     meshes: list[Any] = []
     for parameter in model.parameters():
         mesh = getattr(parameter, "device_mesh", None)

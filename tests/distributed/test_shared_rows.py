@@ -1,22 +1,13 @@
-"""Rows shared out over ranks: the result of one process, on every rank."""
+"""Rows and streams shared out over ranks: the result of one process, on every rank."""
 
 import numpy as np
 import pytest
 from launch import launch
 
 pytestmark = pytest.mark.distributed
-CASES = [
-    "step",
-    "line",
-    "horizon",
-    "warm-up",
-    "adaptive",
-    "interpolate",
-    "partition",
-    "few rows",
-    "loader",
-    "own generator",
-]
+EXACT = ["step", "line", "horizon", "warm-up", "adaptive", "interpolate", "partition", "few rows", "loader"]
+EXACT += ["own generator", "extend", "search", "search, one stream", "search, loader", "search, budget"]
+NUMBERS = ("pre", "post", "interpolated", "pick")
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +15,28 @@ def ranks():
     return launch("shared_rows", 2)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_ranks_find_together_what_one_process_finds(ranks, name):
-    alone = ranks[0][name]["alone"]
-    for rank in ranks:
-        together = rank[name]["together"]
-        for part in ("pre", "post", "interpolated", "pick"):
-            np.testing.assert_array_equal(together[part], alone[part])
+@pytest.mark.parametrize("name", EXACT)
+def test_ranks_find_together_what_one_process_finds_bit_for_bit(ranks, name):
+    for number in NUMBERS:
+        np.testing.assert_array_equal(ranks[0][name]["together"][number], ranks[0][name]["alone"][number])
+
+
+@pytest.mark.parametrize("name", [*EXACT, "auto", "no rng", "generator"])
+def test_frame_decision_words_and_settings_are_the_same_on_every_rank(ranks, name):
+    assert ranks[0][name]["together"] == ranks[1][name]["together"]
+    assert ranks[0][name]["together"]["settings"]["num_ranks"] == 2
+
+
+def test_engines_that_the_clocks_choose_agree(ranks):
+    for number in NUMBERS:
+        np.testing.assert_allclose(*(ranks[0]["auto"][way][number] for way in ("together", "alone")), rtol=1e-6)
+
+
+def test_a_result_says_what_all_ranks_have_spent(ranks):
+    """Each rank verifies its engine, and computes a first loss, for itself."""
+    together, alone = (ranks[0]["step"][way]["settings"]["num_gradients"] for way in ("together", "alone"))
+    assert together == alone
+    assert (
+        ranks[0]["line"]["together"]["settings"]["num_evaluations"]
+        > ranks[0]["line"]["alone"]["settings"]["num_evaluations"]
+    )
