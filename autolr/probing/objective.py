@@ -232,7 +232,7 @@ class Objective:
         if not keep:
             self._around.restore()
         loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
-        return loss.fill_(self.lockstep.mean(float(loss))) if self.sharded else loss
+        return torch.full_like(loss, self.lockstep.mean(float(loss))) if self.sharded else loss
 
     def with_graph(self, batch: Batch) -> torch.Tensor:
         """Return the loss on one batch with its graph; the modules are left as the forward leaves them.

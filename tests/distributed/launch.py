@@ -12,7 +12,7 @@ from typing import Any
 _HERE = Path(__file__).parent
 
 
-def launch(worker: str, num_processes: int, *arguments: str, timeout: float = 120.0) -> list[Any]:
+def launch(worker: str, num_processes: int, *arguments: str, timeout: float = 240.0) -> list[Any]:
     """Run ``workers/<worker>.py`` in as many processes, and return what each of them reported, by rank.
 
     A worker finds the arguments in ``sys.argv``, calls ``torch.distributed.init_process_group("gloo")`` itself, and
