@@ -66,6 +66,14 @@ def test_a_page_asks_for_nothing_fits_and_can_be_read(tab, pages, kind, width, d
     assert tab.run("document.documentElement.scrollWidth") == width
 
 
+def test_a_page_fits_on_paper(tab, pages):
+    tab.open(pages["tuning"], width=718)  # A4 without its margins
+    tab.call("Emulation.setEmulatedMedia", media="print")
+    assert tab.run("document.documentElement.scrollWidth") == 718
+    assert tab.run("getComputedStyle(document.querySelector('.scroll')).overflowX") == "visible"
+    tab.call("Emulation.setEmulatedMedia", media="")
+
+
 def test_a_table_is_sorted_by_a_click_and_by_the_keyboard(tab, pages):
     tab.open(pages["tuning"])
     rates, means = column(tab, 0), column(tab, 2)
