@@ -23,12 +23,6 @@ def test_the_code_of_a_page_gives_what_it_shows(page):
     assert found.failed == 0
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_every_picture_of_a_page_is_there(page):
-    for name in re.findall(r"!\[[^\]]*\]\(([^)]*)\)", (FOLDER / page).read_text()):
-        assert (FOLDER / name).is_file()
-
-
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_every_schedule_has_a_small_picture_on_white(name):
     picture = imread(FOLDER / "schedules" / f"{name}.png")
