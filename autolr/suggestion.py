@@ -23,7 +23,7 @@ from autolr.statistics.argmin_interval import argmin_interval
 from autolr.statistics.bands import simultaneous_band
 from autolr.statistics.best_set import best_set_and_regret, default_method
 from autolr.statistics.criteria import choose, max_stable_index
-from autolr.statistics.flags import hidden_fall, without_explosions
+from autolr.statistics.flags import smallest_mean, without_explosions
 from autolr.statistics.intervals import median_interval
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _TAKES_LEVEL = ("ucb", "variance")
 _TOO_WIDE = 100.0  # a set of best rates that spans this factor does not narrow the rate down
-_NOISY = 0.05  # of the loss: where a fall by so much may hide in the noise, no rate is flat. A choice, not measured
+_NOISY = 0.05  # of the loss: where the best mean may hide a fall by more, the noise is to blame. A choice, not measured
 
 
 Doubt: TypeAlias = Literal["resolution", "flat", "noise", "edge", "wide", "late"]
@@ -58,9 +58,9 @@ class Suggestion:
         confidence_level: The coverage of interval, set and bound.
         doubt: Why the rate cannot be told, or ``None`` where it can: ``"resolution"`` (at no rate does the loss change
             by more than its own rounding), ``"flat"`` (no rate lowers it, with confidence over the whole grid; for the
-            median: not the pick), ``"noise"`` (the same, but it may fall by over 5% of itself at some rate without
-            having been seen to), ``"wide"`` (the best set spans a factor of 100 or more), ``"edge"`` (the pick is an
-            end of the grid); ``"late"`` is one of :meth:`RangeTest.suggest`.
+            median: not the pick), ``"noise"`` (the same, but at the smallest mean it may fall by over 5% of itself),
+            ``"wide"`` (the best set spans a factor of 100 or more), ``"edge"`` (the pick is an end of the grid);
+            ``"late"`` is one of :meth:`RangeTest.suggest`.
         below_resolution: Whether the differentials at the pick are no more than rounding errors of the losses.
         caveats: Sentences on what limits the answer.
         evidence: The result that it came from: a :class:`TuningResult`, or the :class:`SearchResult` of a search, in
@@ -287,7 +287,7 @@ def _doubt(
         early = bool(band_low[0] > 0.0) or bool(np.isinf(delta[:, :2]).any())
         if edge == "low" and early:
             return "edge"
-        return "noise" if hidden_fall(delta, band_low) > _NOISY * loss else "flat"
+        return "noise" if -float(band_low[smallest_mean(delta)]) > _NOISY * loss else "flat"
     if best and best[-1] >= _TOO_WIDE * best[0]:
         return "wide"
     return "edge" if edge is not None else None

@@ -11,7 +11,7 @@ from autolr.caveats import LIKE_SMALL_RATES, draws_much
 from autolr.errors import DivergedError, NoCandidateError
 from autolr.levels import level_of
 from autolr.statistics.bands import simultaneous_band
-from autolr.statistics.flags import clear_rises, hidden_fall, without_explosions
+from autolr.statistics.flags import clear_rises, smallest_mean, without_explosions
 
 if TYPE_CHECKING:
     from autolr.result import TuningResult
@@ -139,13 +139,15 @@ def _certainty(suggestion: "Suggestion") -> str:
 
 
 def _hidden_fall(suggestion: "Suggestion", level: str) -> str:
-    """Return by how much the loss may fall without having been seen to."""
-    _, delta, low = _lower_band(suggestion)
-    fall, before = hidden_fall(delta, low), float(suggestion.evidence.differentials.loss_pre.mean())
-    if fall == 0.0:
+    """Return by how much the loss may fall at the smallest mean without having been seen to."""
+    rates, delta, low = _lower_band(suggestion)
+    best = smallest_mean(delta)
+    fall, before = -float(low[best]), float(suggestion.evidence.differentials.loss_pre.mean())
+    if not 0.0 < fall < np.inf:
         return ""
-    what = "Even a fall to 0" if fall >= before > 0.0 else f"A fall by up to {format_rate(fall)}"
-    return f"{what}, from {format_rate(before, digits=3)}, may hide in the noise ({level})."
+    what = "to 0" if fall >= before > 0.0 else f"by up to {format_rate(fall)}"
+    before_step = format_rate(before, digits=3)
+    return f"At {format_rate(rates[best])}, the best by the mean, it may fall {what}, from {before_step} ({level})."
 
 
 def _edge(suggestion: "Suggestion") -> str:

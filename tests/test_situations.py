@@ -88,10 +88,10 @@ def test_a_trained_model_is_flat():
 
 def test_noise_that_may_hide_a_fall_is_no_flat_loss():
     options = {"num_subsamples": 20, "batch_size": 2}
-    suggestion = tuned(X, Y + 10.0 * NOISE, **options).suggest()
+    suggestion = tuned(X, Y + 5.0 * NOISE, **options).suggest()
     assert suggestion.doubt == "noise"
     assert check_form(str(suggestion))[0].startswith("I cannot tell: the noise is too high")
-    assert tuned(X, Y + 10.0 * NOISE, num_subsamples=200, batch_size=64).suggest().doubt is None  # as it advises
+    assert tuned(X, Y + 5.0 * NOISE, num_subsamples=200, batch_size=64).suggest().doubt is None  # as it advises
 
 
 def test_a_plateau_is_too_wide():

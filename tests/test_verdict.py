@@ -72,7 +72,7 @@ def test_no_rate_improves_the_loss():
         model.bias.zero_()
     verdict = str(tuned(model=model, noise=1.0))
     assert verdict.startswith("I cannot tell: at no rate does a step lower the loss with 95% confidence.")
-    assert re.search(r"\nA fall by up to 0\.0\d+, from 1\.\d+, may hide in the noise \(95%\)\.\n", verdict)
+    assert re.search(r"\nAt \S+, the best by the mean, it may fall by up to \S+, from 1\.\d+ \(95%\)\.\n", verdict)
     assert "\nNext: check that there is something left to learn; if so, use more" in verdict
     assert "find_lr" not in verdict
 

@@ -1,4 +1,4 @@
-"""Stage "statistics", what to beware of: one row that makes up the variance, ties, a fall that hides in the noise."""
+"""Stage "statistics", what to beware of: one row that makes up the variance, ties, from where on the loss rises."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -117,6 +117,19 @@ def ties(delta: ArrayLike, pick: int, *, resolution: float) -> BoolArray:
     return np.asarray(tied, dtype=np.bool_)
 
 
+def smallest_mean(delta: FloatArray) -> int:
+    """Return the column with the smallest mean of those in which no probe diverged, 0 where one did in each.
+
+    Args:
+        delta: Loss differentials, in units of the loss, shape ``(M, K)``; ``inf``: diverged.
+
+    Example:
+        >>> smallest_mean(np.array([[0.1, -0.3, -0.9], [0.2, -0.1, np.inf]]))
+        1
+    """
+    return int(np.where(np.isinf(delta).any(axis=0), np.inf, delta.mean(axis=0)).argmin())
+
+
 def clear_rises(delta: FloatArray, low: FloatArray) -> BoolArray:
     """Return at which columns, from the smallest mean upwards, the loss clearly rises, or a probe diverged.
 
@@ -131,26 +144,6 @@ def clear_rises(delta: FloatArray, low: FloatArray) -> BoolArray:
         >>> clear_rises(np.array([[0.5, -0.1, 0.1, 0.9], [0.5, -0.1, 0.2, 0.8]]), np.array([0.4, -0.2, -0.1, 0.7]))
         array([False, False, False,  True])
     """
-    diverged = np.isinf(delta).any(axis=0)
-    smallest = int(np.where(diverged, np.inf, delta.mean(axis=0)).argmin())
-    rises: BoolArray = (low > 0.0) | diverged
-    rises[:smallest] = False
+    rises: BoolArray = (low > 0.0) | np.isinf(delta).any(axis=0)
+    rises[: smallest_mean(delta)] = False
     return rises
-
-
-def hidden_fall(delta: FloatArray, low: FloatArray) -> float:
-    """Return by how much the loss may fall at some column, before it clearly rises, without having been seen to.
-
-    Args:
-        delta: Loss differentials, in units of the loss, shape ``(M, K)``; ``inf``: diverged.
-        low: The lower band of their means, shape ``(K,)``; -inf where a probe diverged.
-
-    Returns:
-        The depth of the band, in units of the loss, at least 0.
-
-    Example:
-        >>> hidden_fall(np.array([[0.5, -0.1, 0.1, 0.9], [0.5, -0.1, 0.2, 0.8]]), np.array([0.4, -0.2, -0.1, 0.7]))
-        0.2
-    """
-    before = np.cumsum(clear_rises(delta, low)) == 0
-    return float(-np.min(low[before & np.isfinite(low)], initial=0.0))
