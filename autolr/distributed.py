@@ -11,6 +11,7 @@ from zlib import crc32
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from autolr._typing import Batch, EngineName, FloatArray, Rng
 from autolr._validation import invalid
@@ -137,20 +138,27 @@ def in_step(ranks: Ranks, training: Training) -> Training:
     return replace(training, lockstep=Lockstep(ranks.group))
 
 
-def with_first_buffers(ranks: Ranks, training: Training, start: Start) -> Start:
-    """Return the start with the buffers of the first rank, which ``DistributedDataParallel`` uses in every forward.
+def as_one_process(ranks: Ranks, training: Training, start: Start) -> Start:
+    """Return the start from which the forwards of each rank are those that one process would make.
 
-    The running statistics of batch normalization differ between the ranks of a training.
+    Buffers are those of the first rank, as ``DistributedDataParallel`` has them in every forward (running statistics
+    differ between the ranks of a training), and ``SyncBatchNorm`` does not wait for other ranks.
     """
-    if ranks.size == 1 or start.objective.sharded:
+    objective = start.objective
+    if ranks.size == 1 or objective.sharded:
         return start
-    buffers = [buffer for module in start.objective.modules() for buffer in module.buffers()]
-    if len(set(ranks.gather_json(checksum(buffers)))) == 1:
-        return start
-    for buffer in buffers:
+    parts = [part for module in objective.modules() for part in module.modules()]
+    synchronized = [part for part in parts if isinstance(part, nn.SyncBatchNorm)]
+    for part in synchronized:
+        part.process_group = ranks.own_group
+    buffers = [buffer for module in objective.modules() for buffer in module.buffers()]
+    differ = len(set(ranks.gather_json(checksum(buffers)))) > 1
+    for buffer in buffers if differ else ():
         values = buffer.detach().cpu()
         dist.broadcast(values, group=ranks.group, group_src=0)
         buffer.detach().copy_(values)
+    if not (synchronized or differ):
+        return start
     return replace(start, objective=training.objective(), snapshot=Snapshot(*start.objects()))
 
 
@@ -254,4 +262,5 @@ def told_together(ranks: Ranks, settings: dict[str, Any], lockstep: Alone) -> di
         return settings
     every = ranks.gather_json(settings)
     spent = {} if isinstance(lockstep, Lockstep) else {name: sum(one[name] for one in every) for name in _SUMS}
-    return {**every[0], **spent, _LONGEST: max(one[_LONGEST] for one in every), "num_ranks": ranks.size}
+    together = {"num_ranks": ranks.size, "first_rank": ranks.first}
+    return {**every[0], **spent, _LONGEST: max(one[_LONGEST] for one in every), **together}

@@ -10,8 +10,10 @@ from torch import nn
 from autolr._typing import Batch, ComputeLoss, EngineName, FloatArray, LossFunction, Rng
 from autolr._validation import check_learning_rates, check_option, check_rng
 from autolr.data import read_batch
+from autolr.distributed import as_one_process, check_same, fingerprints, in_step, shared_rng
 from autolr.probing.rows import probe_rows
 from autolr.probing.start import Start
+from autolr.ranks import joined
 from autolr.subsampling import BATCH_STATE, entropy_of, seed_of
 from autolr.training import check_batch, check_training
 from autolr.tuner import DEFAULT_LEARNING_RATES
@@ -78,12 +80,17 @@ def loss_by_learning_rate(
     training = check_training(model, loss_fn, optimizer, compute_loss=compute_loss, device=device)
     rates = check_learning_rates(learning_rates, zero=True)
     check_option("engine", engine, EngineName)
-    seed = seed_of(entropy_of(check_rng(rng)), BATCH_STATE)
-    with training.preserved() as start:
-        batch = read_batch(X, Y, device=training.device, dtype=training.dtype)
-        start.randomness.fork(seed)
-        check_batch(start.objective, "given", batch)
-        return losses_on_batch(start, rates, batch, seed, engine=engine)
+    check_rng(rng)
+    with joined(training.members) as ranks:
+        training = in_step(ranks, training)
+        seed = seed_of(entropy_of(shared_rng(ranks, rng)), BATCH_STATE)
+        with training.preserved() as start:
+            start = as_one_process(ranks, training, start)
+            batch = read_batch(X, Y, device=training.device, dtype=training.dtype)
+            start.randomness.fork(seed)
+            check_batch(start.objective, "given", batch)
+            check_same(ranks, lambda: {"learning_rates": rates.tolist(), **fingerprints(start, [batch])})
+            return losses_on_batch(start, rates, batch, seed, engine=engine)
 
 
 def losses_on_batch(

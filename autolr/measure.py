@@ -16,7 +16,7 @@ from autolr._version import versions
 from autolr.adaptive import probe_adaptively
 from autolr.cells import ProbeRows, RememberedProbes
 from autolr.differentials import LossDifferentials
-from autolr.distributed import check_same, fingerprints, in_step, share_rows, told_together, with_first_buffers
+from autolr.distributed import as_one_process, check_same, fingerprints, in_step, share_rows, told_together
 from autolr.interpolation_error import TOLERANCE, share_left
 from autolr.plan import Plan
 from autolr.probing.objective import Objective
@@ -58,7 +58,7 @@ def measure(
     try:
         training = in_step(ranks, training)
         with training.preserved(plan.generators, plan.row_generators) as start:
-            start = with_first_buffers(ranks, training, start)
+            start = as_one_process(ranks, training, start)
             objective, randomness = start.objective, start.randomness
             draw = partial(plan.draw, randomness)
             first = draw(rows[0]) or ()

@@ -3,7 +3,7 @@
 import itertools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,11 +18,13 @@ from autolr._typing import Autocast, Batch, Clip, ComputeLoss, LossFunction, Rng
 from autolr._validation import check_flag, check_integer, check_option, check_real, check_rng, invalid
 from autolr._version import versions
 from autolr.data import DEFAULT_BATCH_SIZE, BatchStream, Data, DatasetRows, Rows, read_whole
+from autolr.distributed import as_one_process, check_same, fingerprints, in_step, shared_rng, told_together
 from autolr.probing.held import data_generators
 from autolr.probing.rising import Point, RangeSchedule, follow, rising_losses, rising_rates
 from autolr.probing.start import Start
 from autolr.probing.trajectory import mean_loss
 from autolr.range_result import RUN_COLUMNS, RangeTest
+from autolr.ranks import joined
 from autolr.streams import Streams, all_batches
 from autolr.subsampling import entropy_of, seed_of
 from autolr.training import check_batch, check_training
@@ -162,51 +164,7 @@ def lr_range_test(
     if progress is not None:
         check_flag("progress", progress)
 
-    read = partial(read_whole, device=training.device, dtype=training.dtype)
-    reader = read(train_data, name="train_data", batch_size=batch_size)
-    validated_on = None
-    if val_data is not None:
-        of_stream = batch_size if isinstance(val_data, IterableDataset) else None
-        validated_on = read(val_data, name="val_data", batch_size=of_stream)
-    entropy = entropy_of(rng)
-    generators = list(data_generators((train_data, val_data)))
-    forked = data_generators(train_data) if isinstance(reader, DatasetRows) else []
-    runs: list[list[Point]] = []
-    with (
-        training.preserved(generators, forked) as start,
-        progress_bar(progress, num_repeats * num_iter, "iterations") as bar,
-    ):
-        if isinstance(validated_on, BatchStream) and isinstance(val_data, Iterator):
-            here = start.randomness.state_now()
-            validated_on = read(list(validated_on), name="val_data")
-            start.randomness.move_to(here)
-        source: _Streamed | _Drawn
-        if isinstance(reader, BatchStream):
-            source = _Streamed(reader, entropy, once=isinstance(train_data, Iterator), keep=num_repeats > 1)
-        else:
-            source = _Drawn(reader, batch_size, entropy, start, training.device)
-        for repeat in range(num_repeats):
-            if repeat or rng is not None:
-                start.randomness.fork(seed_of(entropy, RUN_STATE, repeat))
-            start.restore()
-            batches = source.batches(repeat)
-            evaluate = None
-            if validated_on is not None:
-                evaluate = _Validation(start, validated_on, source.batch_size or DEFAULT_BATCH_SIZE, check=not repeat)
-            losses = rising_losses(
-                start,
-                rates,
-                batches if repeat else _first_checked(batches, start, "training"),
-                accumulation_steps=accumulation_steps,
-                evaluate=evaluate,
-            )
-            losses = _finite_at_first(losses, "train_data" if evaluate is None else "val_data")
-            runs.append([])
-            for point in follow(losses, smoothing=smoothing, divergence_factor=divergence_factor):
-                runs[-1].append(point)
-                bar.update()
-            bar.update(num_iter - len(runs[-1]))
-    settings = {
+    asked = {
         "start_lr": start_lr,
         "end_lr": end_lr,
         "num_iter": num_iter,
@@ -214,17 +172,77 @@ def lr_range_test(
         "smoothing": smoothing,
         "divergence_factor": divergence_factor,
         "num_repeats": num_repeats,
-        "batch_size": source.batch_size,
-        "losses": "training" if val_data is None else "validation",
-        "diverged_at": [rates[len(run) - 1] if run[-1].diverged else None for run in runs],
-        "rng": None if rng is None else entropy,
-        **training.settings(),
-        "num_gradients": start.objective.num_gradients,
-        "num_forwards": start.objective.num_forwards,
-        "num_evaluations": start.objective.num_evaluations,
-        "seconds": time.perf_counter() - began,
-        "versions": versions(),
     }
+    with joined(training.members) as ranks:
+        read = partial(read_whole, device=training.device, dtype=training.dtype)
+        reader = read(train_data, name="train_data", batch_size=batch_size)
+        validated_on = None
+        if val_data is not None:
+            of_stream = batch_size if isinstance(val_data, IterableDataset) else None
+            validated_on = read(val_data, name="val_data", batch_size=of_stream)
+        training = in_step(ranks, training)
+        rng = shared_rng(ranks, rng)
+        entropy = entropy_of(rng)
+        visible = progress if ranks.rank == 0 else False
+        generators = list(data_generators((train_data, val_data)))
+        forked = data_generators(train_data) if isinstance(reader, DatasetRows) else []
+        runs: list[list[Point]] = []
+
+        def compare(batch: Batch) -> None:
+            told = {**asked, "rng": entropy, **training.settings()}
+            check_same(ranks, lambda: {**told, **fingerprints(start, [batch], train_data=reader)})
+
+        with (
+            training.preserved(generators, forked) as start,
+            progress_bar(visible, num_repeats * num_iter, "iterations") as bar,
+        ):
+            start = as_one_process(ranks, training, start)
+            if isinstance(validated_on, BatchStream) and isinstance(val_data, Iterator):
+                here = start.randomness.state_now()
+                validated_on = read(list(validated_on), name="val_data")
+                start.randomness.move_to(here)
+            source: _Streamed | _Drawn
+            if isinstance(reader, BatchStream):
+                source = _Streamed(reader, entropy, once=isinstance(train_data, Iterator), keep=num_repeats > 1)
+            else:
+                source = _Drawn(reader, batch_size, entropy, start, training.device)
+            for repeat in range(num_repeats):
+                if repeat or rng is not None:
+                    start.randomness.fork(seed_of(entropy, RUN_STATE, repeat))
+                start.restore()
+                batches = source.batches(repeat)
+                evaluate = None
+                if validated_on is not None:
+                    evaluate = _Validation(
+                        start, validated_on, source.batch_size or DEFAULT_BATCH_SIZE, check=not repeat
+                    )
+                losses = rising_losses(
+                    start,
+                    rates,
+                    batches if repeat else _first_checked(batches, start, "training", compare=compare),
+                    accumulation_steps=accumulation_steps,
+                    evaluate=evaluate,
+                )
+                losses = _finite_at_first(losses, "train_data" if evaluate is None else "val_data")
+                runs.append([])
+                for point in follow(losses, smoothing=smoothing, divergence_factor=divergence_factor):
+                    runs[-1].append(point)
+                    bar.update()
+                bar.update(num_iter - len(runs[-1]))
+        settings = {
+            **asked,
+            "batch_size": source.batch_size,
+            "losses": "training" if val_data is None else "validation",
+            "diverged_at": [rates[len(run) - 1] if run[-1].diverged else None for run in runs],
+            "rng": None if rng is None else entropy,
+            **training.settings(),
+            "num_gradients": start.objective.num_gradients,
+            "num_forwards": start.objective.num_forwards,
+            "num_evaluations": start.objective.num_evaluations,
+            "seconds": time.perf_counter() - began,
+            "versions": versions(),
+        }
+        settings = told_together(ranks, settings, start.objective.lockstep)
     rows = [
         (repeat, rate, point.loss, point.smoothed)
         for repeat, run in enumerate(runs)
@@ -321,12 +339,18 @@ class _Validation:
 
 
 def _first_checked(
-    batches: Iterator[Batch], start: Start, name: str, *, training: bool | None = None
+    batches: Iterator[Batch],
+    start: Start,
+    name: str,
+    *,
+    training: bool | None = None,
+    compare: Callable[[Batch], None] = lambda _: None,
 ) -> Iterator[Batch]:
-    """Yield the batches; the first one is checked, without a trace in the random numbers."""
+    """Yield the batches; the first one is checked and compared, without a trace in the random numbers."""
     for batch in itertools.islice(batches, 1):
         here = start.randomness.state_now()
         check_batch(start.objective, name, batch, training=training)
+        compare(batch)
         start.randomness.move_to(here)
         yield batch
     yield from batches

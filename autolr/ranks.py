@@ -3,11 +3,12 @@
 import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -32,11 +33,13 @@ class Ranks:
     Attributes:
         rank: The number of this process among those that make the call together.
         size: How many these are.
+        first: The number of the first of them in the default process group.
         group: Their process group, with the CPU's tensors and a timeout of its own; ``None`` where there is one rank.
     """
 
     rank = 0
     size = 1
+    first = 0
     group: "dist.ProcessGroup | None" = None
 
     def gather(self, value: bytes) -> list[bytes]:
@@ -52,6 +55,11 @@ class Ranks:
 
     def hurry(self, groups: "Sequence[dist.ProcessGroup]") -> None:
         """Let the collectives of the user's groups time out as soon as those of the own one, until the call ends."""
+
+    @property
+    def own_group(self) -> "dist.ProcessGroup":
+        """A process group of this rank alone, where there are several."""
+        return _group([dist.get_rank()])
 
     def gather_json(self, value: Any) -> list[Any]:
         """Return the JSON values of all ranks, in their order, on every rank."""
@@ -82,6 +90,15 @@ def are_several() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1 and not _alone.get()
 
 
+def writes(settings: Mapping[str, Any]) -> bool:
+    """Return whether this process writes the files of a result: of one that ranks have made together, the first does.
+
+    Args:
+        settings: Those of the result.
+    """
+    return settings.get("num_ranks", 1) == 1 or not are_several() or dist.get_rank() == settings["first_rank"]
+
+
 @contextmanager
 def joined(members: Sequence[int] = ()) -> Iterator[Ranks]:
     """Make one call together with the other ranks.
@@ -104,6 +121,7 @@ def joined(members: Sequence[int] = ()) -> Iterator[Ranks]:
         return
     together = _Together.join(list(members) or list(range(dist.get_world_size())))
     try:
+        together.hurry([dist.distributed_c10d._get_default_group()])  # in which a loss of the user's may wait
         yield together
         together.leave()
     except BaseException as error:
@@ -122,21 +140,21 @@ class _Together(Ranks):
 
     Args:
         store: Where they meet.
-        rank: The number of this one.
-        size: How many they are.
+        members: Their numbers in the default process group.
+        rank: The place of this one among them.
         group: Their process group.
     """
 
-    _number = 0  # of the calls that were made together
+    _numbers: ClassVar[Counter[str]] = Counter()  # of the calls that were made together, by who they were
 
     def __init__(
-        self, store: "torch._C._distributed_c10d.Store", rank: int, size: int, group: "dist.ProcessGroup"
+        self, store: "torch._C._distributed_c10d.Store", members: list[int], rank: int, group: "dist.ProcessGroup"
     ) -> None:
         self._store = store
-        self.rank, self.size, self.group = rank, size, group
+        self.rank, self.size, self.first, self.group = rank, len(members), members[0], group
         self._num_gathered = 0
         self._timeouts: list[tuple[Any, timedelta]] = []
-        self._watch = _Watch(store, rank, size)
+        self._watch = _Watch(store, rank, self.size)
         self._watch.start()
 
     @classmethod
@@ -146,25 +164,29 @@ class _Together(Ranks):
         Raises:
             RankFailedError: If not all of them come.
         """
-        name = f"autolr/{'.'.join(map(str, members))}/{cls._number}"
-        store = dist.distributed_c10d.PrefixStore(name, dist.distributed_c10d._get_default_store())
-        rank, size = members.index(dist.get_rank()), len(members)
-        store.set(f"here/{rank}", "")
+        who = ".".join(map(str, members))
+        store = dist.distributed_c10d.PrefixStore(
+            f"autolr/{who}/{cls._numbers[who]}", dist.distributed_c10d._get_default_store()
+        )
+        store.set(f"here/{dist.get_rank()}", "")
         store.add("here", 1)
         until, pause = time.monotonic() + PATIENCE, _SOON
-        while store.add("here", 0) < size:
-            if time.monotonic() > until:
-                missing = [str(member) for member in range(size) if not store.check([f"here/{member}"])]
-                store.add("here", -1)
-                store.delete_key(f"here/{rank}")
-                raise RankFailedError(
-                    f"Every rank must make the same call, got none of rank {', '.join(missing)} in {PATIENCE:g} s; a"
-                    " rank that tunes by itself does so within autolr.ranks.on_this_rank_only()."
-                )
-            time.sleep(pause)
-            pause = min(2.0 * pause, _LATER)
-        cls._number += 1
-        return cls(store, rank, size, _group(members))
+        try:
+            while store.add("here", 0) < len(members):
+                if time.monotonic() > until:
+                    missing = [str(member) for member in members if not store.check([f"here/{member}"])]
+                    raise RankFailedError(
+                        f"Every rank must make the same call, got none of rank {', '.join(missing)} in {PATIENCE:g} s;"
+                        " a rank that tunes by itself does so within autolr.ranks.on_this_rank_only()."
+                    )
+                time.sleep(pause)
+                pause = min(2.0 * pause, _LATER)
+        except BaseException:
+            store.add("here", -1)
+            store.delete_key(f"here/{dist.get_rank()}")
+            raise
+        cls._numbers[who] += 1
+        return cls(store, members, members.index(dist.get_rank()), _group(members))
 
     def gather(self, value: bytes) -> list[bytes]:
         self._wait_for_all(f"gather/{self._num_gathered}")

@@ -19,6 +19,7 @@ from autolr.errors import NoCandidateError
 from autolr.interpolation_error import join_reasons, told_of_both
 from autolr.levels import level_of
 from autolr.plotting import plot_differentials
+from autolr.ranks import writes
 from autolr.report import write_tuning_report
 from autolr.statistics.summary import summarize
 from autolr.storage import load_json, save_json
@@ -274,7 +275,8 @@ class TuningResult:
             ValueError: If the path does not end in ``.json``, or a setting is no JSON value.
             OSError: If the file cannot be written.
         """
-        save_json(path, self.differentials, dict(self.settings))
+        if writes(self.settings):
+            save_json(path, self.differentials, dict(self.settings))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "TuningResult":
@@ -318,7 +320,8 @@ class TuningResult:
             ValueError: If the path ends in something else, or there is no such method.
             OSError: If the file cannot be written.
         """
-        write_tuning_report(path, self, method)
+        if writes(self.settings):
+            write_tuning_report(path, self, method)
 
     def __repr__(self) -> str:
         record = self.differentials

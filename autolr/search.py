@@ -20,6 +20,7 @@ from autolr._version import versions
 from autolr.batches import steps_of
 from autolr.data import BatchStream, DatasetRows, drawn_batches, read_whole
 from autolr.distributed import (
+    as_one_process,
     check_same,
     everybodys_scans,
     fingerprints,
@@ -27,7 +28,6 @@ from autolr.distributed import (
     own_streams,
     shared_rng,
     told_together,
-    with_first_buffers,
 )
 from autolr.errors import DivergedError
 from autolr.picker import (
@@ -213,7 +213,7 @@ def find_lr(
         of_rows = [given for given, used in ((data, reader), (val_data, judged_on)) if isinstance(used, DatasetRows)]
         own: dict[int, Scan] = {}
         with training.preserved(generators, data_generators(of_rows)) as start:
-            start = with_first_buffers(ranks, training, start)
+            start = as_one_process(ranks, training, start)
             objective = start.objective
             streams = Streams(
                 reader,

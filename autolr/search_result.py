@@ -14,6 +14,7 @@ import pandas as pd
 from autolr._typing import Settings
 from autolr._validation import invalid
 from autolr.plot_search import plot_search
+from autolr.ranks import writes
 from autolr.report import write_search_report
 from autolr.search_verdict import search_verdict
 from autolr.storage import load_search, save_search
@@ -112,7 +113,8 @@ class SearchResult:
             ValueError: If the path does not end in ``.json``.
             OSError: If the file cannot be written.
         """
-        save_search(path, self.trace, dict(self.decision), dict(self.settings))
+        if writes(self.settings):
+            save_search(path, self.trace, dict(self.decision), dict(self.settings))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "SearchResult":
@@ -143,7 +145,8 @@ class SearchResult:
             ValueError: If the path ends in something else.
             OSError: If the file cannot be written.
         """
-        write_search_report(path, self)
+        if writes(self.settings):
+            write_search_report(path, self)
 
     def __repr__(self) -> str:
         rates = self.trace.loc[self.trace["stage"] != "untrained", "learning_rate"].nunique()

@@ -82,6 +82,9 @@ class SecondOrderLR(LRScheduler):
         compute_loss: ComputeLoss | None = None,
     ) -> None:
         self._training = check_training(model, loss_fn, optimizer, compute_loss=compute_loss)
+        if len(self._training.members) > 1:
+            alone = "not be shared by several ranks, whose batches would set different rates"
+            raise ValueError(invalid("model", alone, type(model).__name__))
         self._is_checked = False
         self.lr_min = check_real("lr_min", lr_min, above=0.0)
         self.lr_max = check_real("lr_max", lr_max, above=0.0)

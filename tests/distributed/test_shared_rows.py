@@ -40,3 +40,21 @@ def test_a_result_says_what_all_ranks_have_spent(ranks):
         ranks[0]["line"]["together"]["settings"]["num_evaluations"]
         > ranks[0]["line"]["alone"]["settings"]["num_evaluations"]
     )
+
+
+@pytest.mark.parametrize("name", ["range test", "one batch"])
+def test_tools_that_share_nothing_give_the_same_on_every_rank(ranks, name):
+    np.testing.assert_array_equal(ranks[0][name], ranks[1][name])
+
+
+def test_only_the_first_rank_shows_progress_and_writes(ranks):
+    assert [rank["shows a bar"] for rank in ranks] == [True, False]
+    for rank in ranks:
+        assert rank["files"] == ["rank-0-tuning.html", "rank-0-tuning.json"]
+
+
+def test_what_would_wait_for_other_ranks_in_a_probe_is_refused(ranks):
+    scheduler, loss, optimizer = ranks[0]["refused"]
+    assert "`model` must not be shared by several ranks, whose batches would set different rates" in scheduler
+    assert "`compute_loss` must not hold a model in DistributedDataParallel" in loss
+    assert "`optimizer` must hold its whole state on each rank" in optimizer

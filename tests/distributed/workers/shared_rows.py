@@ -1,6 +1,10 @@
 """Tunings of a model in DistributedDataParallel, and those that one process makes of it by itself."""
 
+import os
+from contextlib import redirect_stderr
 from functools import partial
+from io import StringIO
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -8,6 +12,7 @@ import torch.distributed as dist
 from harness import unchanged
 from launch import report
 from torch import nn
+from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -71,6 +76,14 @@ def found(suggestion):
     }
 
 
+def refusal(call):
+    try:
+        call()
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return "nothing"
+
+
 def main():
     dist.init_process_group("gloo")
     rank = dist.get_rank()
@@ -130,6 +143,33 @@ def main():
             with on_this_rank_only():
                 told[name]["alone"] = found(call())
         dist.barrier()
+    others = {
+        "range test": lambda: autolr.lr_range_test(
+            model, loss_fn, optimizer, DataLoader(TensorDataset(X, Y), batch_size=20, shuffle=True), num_iter=20
+        ).history.to_numpy(),
+        "one batch": lambda: autolr.loss_by_learning_rate(model, loss_fn, optimizer, X[:20], Y[:20], RATES),
+    }
+    for name, call in others.items():
+        with unchanged(bare, optimizer, extra=[model]):
+            told[name] = call().tolist()
+    folder = Path(os.environ["AUTOLR_REPORTS"])
+    with redirect_stderr(StringIO()) as bar:
+        result = autolr.AutoLRTuner(model, loss_fn, optimizer).tune(X, Y, num_subsamples=4, progress=True)
+    for path, write in {"tuning.json": result.save, "tuning.html": result.to_html}.items():
+        write(folder / f"rank-{rank}-{path}")
+    dist.barrier()
+    told["files"] = sorted(path.name for path in folder.glob("rank-*"))
+    told["shows a bar"] = "subsamples" in bar.getvalue()
+    told["refused"] = [
+        refusal(call)
+        for call in (
+            lambda: autolr.SecondOrderLR(optimizer, model, loss_fn, lr_min=0.1, lr_max=1.0),
+            lambda: autolr.AutoLRTuner(bare, optimizer=optimizer, compute_loss=lambda _, batch: model(batch[0]).mean()),
+            lambda: autolr.AutoLRTuner(
+                bare, loss_fn, ZeroRedundancyOptimizer(bare.parameters(), torch.optim.SGD, lr=0.1)
+            ),
+        )
+    ]
     report(told)
     dist.destroy_process_group()
 
