@@ -178,6 +178,10 @@ class FullyShardedDataParallel(nn.Sequential):
     """What FSDP1 wraps a model in goes by this name."""
 
 
+class ZeroRedundancyOptimizer(optim.SGD):
+    """Is named as that of torch, which needs several processes."""
+
+
 class Endless(Dataset):
     """A dataset without a length."""
 
@@ -278,6 +282,7 @@ WRONG = [
     (lambda: tuner(loss_fn=OPTIMIZER), TypeError, "the order is (model, loss_fn, optimizer)."),
     (lambda: tuner(loss_fn=3), TypeError, "`loss_fn` must be a function (of a class: an instance of it) or None, got"),
     (lambda: tuner(loss_fn=nn.MSELoss), TypeError, "`loss_fn` must be a function (of a class: an instance of it)"),
+    (lambda: tuner(optimizer=ZeroRedundancyOptimizer(MODEL.parameters())), TypeError, "hold its whole state on each r"),
     (lambda: tuner(optimizer="SGD"), TypeError, "`optimizer` must be a torch.optim.Optimizer, got 'SGD'."),
     (lambda: tuner(compute_loss=LOSS), ValueError, "`compute_loss` must be left out where `loss_fn` is given"),
     (lambda: tuner(autocast=torch.autocast("cpu")), TypeError, "`autocast` must be a function that makes a context"),
@@ -607,11 +612,12 @@ _PASSES_ON = "passes on what putting back has raised: tests/probing/test_faults.
 _INSIDE = "is caught within the package, which then takes another way"
 _ABSENT = "only where another library is not installed"
 _REAL = "needs that library's own trainer: tested in tests/integration"
-_RANKS = "needs a model that is sharded over processes: tested in tests/distributed"
+_RANKS = "needs several processes: tested in tests/distributed"
 _LINE = "becomes a line on standard error: tested in tests/cli"
 OUT_OF_REACH = {
     r"cli/\w+\.py: .*": _LINE,
     r"demo\.py: digits, 1": _ABSENT,
+    r"distributed\.py: .*": _RANKS,
     r"integrations/\w+\.py: module, 1": _ABSENT,
     r"integrations/[a-z]\w+\.py: (?!module).*": _REAL,
     r"probing/batched\.py: stand_in, 1": _INSIDE,
@@ -620,4 +626,7 @@ OUT_OF_REACH = {
     r"probing/shortcuts\.py: .*": _INSIDE,
     r"probing/state\.py: restore, \d": _PASSES_ON,
     r"probing/taylor\.py: differentiate, 1": _RANKS,
+    r"ranks\.py: .*": _RANKS,
+    r"schedules/second_order\.py: __init__, 1": _RANKS,
+    r"training\.py: check_training, 10": _RANKS,
 }
