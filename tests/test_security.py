@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "subprocess", "socket", "ctypes"}
 MODULES |= {"urllib", "http", "requests", "tempfile", "shutil", "multiprocessing", "yaml"}
 FUNCTIONS = {"eval", "exec", "compile", "__import__", "system", "popen", "read_pickle", "to_pickle", "loads", "load"}
-# by name: of JSON text, of a file of JSON, and what loads a result
-ALLOWED = {("storage.py", "loads"), ("__init__.py", "import_module")}
+# by name: of JSON text; of arrays, without those of objects; and what loads a result
+ALLOWED = {("storage.py", "loads"), ("cli/_tables.py", "load"), ("cli/_results.py", "load")}
+# what imports by a name: the package its own files, and the command line what a user names by --factory
+IMPORTING = {"__init__.py", "cli/_factory.py"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
@@ -31,6 +34,24 @@ def test_nothing_that_runs_what_it_reads_is_used(path):
             # of modules other than re, whose expressions are compiled
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             assert name not in FUNCTIONS or (file, name) in ALLOWED or ast.unparse(node.func) == "re.compile"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_only_a_factory_of_the_command_line_is_imported_by_a_name_of_the_users(path):
+    text, file = path.read_text(), path.relative_to(PACKAGE).as_posix()
+    assert ("import_module" in text) == (file in IMPORTING)
+    assert not {"importlib.util", "runpy", "pkgutil", "load_module"} & set(re.findall(r"[\w.]+", text))
+    assert ("sys.path" in text) == (file == "cli/_factory.py")
+
+
+def test_arrays_are_read_without_objects():
+    calls = [
+        ast.unparse(node)
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("np.load", "numpy.load")
+    ]
+    assert calls == ["np.load(file, allow_pickle=False)"]
 
 
 SCRIPT = """

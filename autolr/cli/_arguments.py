@@ -38,7 +38,9 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
 def add_output(parser: argparse.ArgumentParser, *, json: bool = True, html: bool = True) -> None:
     """Add where results are written."""
     output = parser.add_argument_group("output", "what goes to standard output (-) is alone there")
-    output.add_argument("--plot", metavar="PATH", help="write the picture there, -: PNG on standard output")
+    output.add_argument(
+        "--plot", metavar="PATH", help="write the picture there (.png, .svg, .pdf, ...), -: PNG on standard output"
+    )
     if json:
         output.add_argument("--json", metavar="PATH", help="write the result there (.json), -: on standard output")
     if html:

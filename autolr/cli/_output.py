@@ -15,6 +15,11 @@ from autolr._validation import invalid
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_SUFFIXES = {
+    "json": (".json",),
+    "html": (".html", ".htm"),
+    "plot": (".png", ".svg", ".pdf", ".eps", ".jpg", ".webp"),
+}
 _BOLD, _DIM, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"
 
 
@@ -36,7 +41,7 @@ class Output:
         self._paths: dict[str, str] = {}
         self._targets: dict[str, Path] = {}
         self._files: list[str] = []
-        for name in ("json", "html", "plot"):
+        for name in _SUFFIXES:
             path = getattr(options, name, None)
             if path is None:
                 continue
@@ -44,7 +49,7 @@ class Output:
                 other = next(name for name, path in self._paths.items() if path == "-")
                 raise ValueError(invalid(f"--{name}", f"be a file where --{other} is -", path))
             if path != "-":
-                self._targets[name] = check_path(path, *_suffixes(name), name=f"--{name}")
+                self._targets[name] = check_path(path, *_SUFFIXES[name], name=f"--{name}")
             self._paths[name] = path
         self.words: TextIO = sys.stderr if "-" in self._paths.values() else sys.stdout
         self._terminal = self.words is not None and self.words.isatty()
@@ -103,14 +108,6 @@ class Output:
         if not self._terminal:
             return [line]
         return textwrap.wrap(line, _width(self.words), subsequent_indent="  ", break_on_hyphens=False) or [""]
-
-
-def _suffixes(name: str) -> list[str]:
-    if name != "plot":
-        return {"json": [".json"], "html": [".html", ".htm"]}[name]
-    from matplotlib.backend_bases import FigureCanvasBase
-
-    return [f".{kind}" for kind in sorted(FigureCanvasBase.get_supported_filetypes())]
 
 
 def _width(terminal: TextIO) -> int:

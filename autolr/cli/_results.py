@@ -25,7 +25,7 @@ _COLUMNS = ["mean", "low", "high", "prob_improve", "num_diverged"]
 NOTES = "notes"  # the setting that tells what the rates are about, where a command made the data or the network
 
 
-def load(path: str, options: argparse.Namespace) -> TuningResult | SearchResult:
+def read_result(path: str, options: argparse.Namespace) -> TuningResult | SearchResult:
     """Read a result of either kind.
 
     Raises:

@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     from autolr.cli import _results
 
     output = Output(options)
-    old, new = (_results.load(path, options) for path in (options.old, options.new))
+    old, new = (_results.read_result(path, options) for path in (options.old, options.new))
     if type(old) is not type(new):
         raise ValueError(invalid("NEW", f"be a {type(old).__name__}, as OLD is", type(new).__name__))
     picks: list[Suggestion] = []

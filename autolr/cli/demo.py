@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from autolr._validation import check_option
+from autolr._validation import check_option, invalid
 from autolr.cli._arguments import Help, add_output, add_training, add_tuning, check_numbers, refuse
 from autolr.cli._output import Output
 from autolr.errors import NoCandidateError
@@ -105,7 +105,7 @@ def _shown(options: argparse.Namespace) -> "Suggestion | TaylorExpansion | Sched
         return compare_schedules(*made, schedules=names, batch_size=size, rng=seed, **runs)
     if options.tool == "taylor":
         if size > len(X):
-            raise ValueError(f"--batch-size must be at most {len(X)}, got {size}.")
+            raise ValueError(invalid("--batch-size", f"be at most {len(X)}", size))
         return taylor_expansion(model, loss_fn, optimizer, X[:size], Y[:size], rng=seed)
     rates = {"start_lr": options.lr_min, "end_lr": options.lr_max, "num_iter": options.num_rates}
     test = lr_range_test(model, loss_fn, optimizer, (X, Y), batch_size=size, num_repeats=5, rng=seed, **rates)

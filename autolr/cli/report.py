@@ -28,4 +28,4 @@ def run(options: argparse.Namespace) -> int:
     from autolr.cli import _results
 
     output = Output(options)
-    return _results.show(_results.load(options.result, options), output, method=options.method)
+    return _results.show(_results.read_result(options.result, options), output, method=options.method)
