@@ -32,7 +32,8 @@ class Lockstep(Alone):
     """Processes that do the same at the same time: numbers and decisions are made the same in all of them.
 
     With FSDP every forward and every backward communicates, so that a decision of one process alone is a deadlock. All
-    processes get the same batches: gradients, of which FSDP takes the mean, are then those of one process.
+    processes get the same batches: gradients, of which FSDP takes the mean, are then those of one process. (Norms of
+    what several processes have, such as replicas of shards, come out larger, by one factor for all ways of a tensor.)
 
     Args:
         group: The processes; ``None``: all.
@@ -91,7 +92,7 @@ def ready(*modules: nn.Module) -> list[Any]:
             reduced = "reduce its gradients (set_requires_gradient_sync), and have none that wait for it"
             raise ValueError(invalid("model", reduced, type(module).__name__))
         module.unshard()
-    reshard(sharded)
+        module.reshard()  # at once, as the whole of all may not fit into memory
     return sharded
 
 

@@ -1,13 +1,18 @@
 """What users call, on a model that is sharded and on the same one whole, which one process probes by itself."""
 
+import time
 from contextlib import nullcontext
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import torch
-from sharded_cases import HALF, NUM_CLASSES, NUM_FEATURES, Case, adamw, mlp
+import torch.distributed as dist
+from sharded_cases import HALF, NUM_CLASSES, NUM_FEATURES, Case, Tied, adamw, mlp
 from torch import nn
 
 import autolr
+from autolr.probing import rows
 from autolr.ranks import on_this_rank_only
 
 CASE = Case(mlp, adamw, ("0",))
@@ -17,8 +22,8 @@ Y = X[:, :NUM_CLASSES].argmax(1)
 loss_fn = nn.functional.cross_entropy
 
 
-def tuned(model, optimizer, **options):
-    tuner = autolr.AutoLRTuner(model, loss_fn, optimizer, rng=0)
+def tuned(model, optimizer, *, compute_loss=None, **options):
+    tuner = autolr.AutoLRTuner(model, None if compute_loss else loss_fn, optimizer, compute_loss=compute_loss, rng=0)
     asked = {"num_subsamples": 4, "batch_size": 8, "learning_rates": np.logspace(-3, 0, 8)}
     result = tuner.tune(X, Y, **{**asked, **options})
     suggestion = tuner.suggest("mean")
@@ -28,6 +33,16 @@ def tuned(model, optimizer, **options):
         "reason": result.settings["engine_reason"],
         "doubt": suggestion.doubt,
     }
+
+
+def distilled(teacher, _):
+    """Tune a whole model that learns from another one, which may be sharded."""
+
+    def compute_loss(model, batch):
+        return (model(batch[0]) - teacher(batch[0]).detach()).square().mean()
+
+    student = Case(Tied, adamw).model(sharded=False)
+    return tuned(student, adamw(student.parameters()), compute_loss=compute_loss)
 
 
 def searched(model, optimizer):
@@ -52,6 +67,7 @@ CALLS = {
     "tune, three steps": lambda *of: tuned(*of, horizon=3, engine="batched"),
     "tune, warm-up": lambda *of: tuned(*of, warmup_steps=2),
     "tune, adaptive": lambda *of: tuned(*of, adaptive=True),
+    "tune, taught": distilled,
     "find_lr": searched,
     "range test": risen,
     "loss curve": curve,
@@ -62,6 +78,17 @@ def called(call, *, sharded):
     model = CASE.model(sharded=sharded)
     with nullcontext() if sharded else on_this_rank_only():
         return call(model, CASE.make_optimizer(model.parameters()))
+
+
+def out_of_time():
+    """Return how many rows are probed where the clock of the second rank says that the time is over."""
+    ahead = 1e6 * dist.get_rank()
+    clock = SimpleNamespace(perf_counter=lambda: time.perf_counter() + ahead)
+    model = CASE.model(sharded=True)
+    with mock.patch.object(rows, "time", clock):
+        tuner = autolr.AutoLRTuner(model, loss_fn, CASE.make_optimizer(model.parameters()), rng=0)
+        result = tuner.tune(X, Y, num_subsamples=4, batch_size=8, learning_rates=[0.1, 1.0], time_budget=1e5)
+    return len(result.differentials.loss_pre)
 
 
 def refused():
@@ -83,4 +110,4 @@ def half():
 def calls():
     """Return what each call finds, on the sharded model and on the whole one."""
     found = {name: [called(call, sharded=sharded) for sharded in (True, False)] for name, call in CALLS.items()}
-    return {**found, "derivatives": refused(), "rounded": half()}
+    return {**found, "derivatives": refused(), "rounded": half(), "rows": out_of_time()}

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 NUM_FEATURES, NUM_CLASSES = 5, 3  # prime, as 7 and 11 below
@@ -79,13 +80,18 @@ class Case:
     policy: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     num_steps: int = 1
+    mesh: tuple[int, ...] = ()  # replicas and shards
 
     def model(self, *, sharded: bool) -> nn.Module:
         torch.manual_seed(0)
         model = self.build().double()
-        for part in self.parts if sharded else ():
-            fully_shard(model.get_submodule(part), **self.policy)
-        return fully_shard(model, **self.policy) if sharded else model
+        if sharded:
+            policy = dict(self.policy)
+            if self.mesh:
+                policy["mesh"] = init_device_mesh("cpu", self.mesh, mesh_dim_names=("replicas", "shards"))
+            for part in (*self.parts, ""):
+                fully_shard(model.get_submodule(part), **policy)
+        return model
 
 
 def norm_of(parameters):
@@ -103,10 +109,10 @@ CASES = {
     "clipped by a hook": Case(mlp, clipped, ("0",)),
     "three steps": Case(mlp, adamw, ("0",), num_steps=3),
 }
-# over four, some of which have nothing of some parameters
-UNEVEN = {
+# over four, some of which have nothing of some parameters, but where there are two replicas of each shard
+OF_FOUR = {
     "root only": Case(mlp, momentum),
     "frozen layer": Case(frozen, adamw, ("4",)),
-    "transformer": Case(Block, adamw, ("layer",)),
+    "two replicas": Case(Block, adamw, ("layer",), mesh=(2, 2)),
 }
 HALF = Case(Tied, sgd, ("second",), {"mp_policy": MixedPrecisionPolicy(param_dtype=torch.bfloat16)})

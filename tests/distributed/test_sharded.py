@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from launch import launch
 from sharded_calls import CALLS
-from sharded_cases import CASES, UNEVEN
+from sharded_cases import CASES, OF_FOUR
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
@@ -18,7 +18,7 @@ def of_two():
 
 @pytest.fixture(scope="module")
 def of_four():
-    return launch("sharded", 4, "uneven")
+    return launch("sharded", 4)
 
 
 def assert_as_one_process(reports, name):
@@ -38,10 +38,10 @@ def test_both_engines_give_the_losses_of_one_process_and_each_rank_goes_on_as_if
     assert {found[name]["line"]["engine"] for found in of_two} == {engine}
 
 
-@pytest.mark.parametrize("name", UNEVEN)
-def test_so_it_is_where_some_ranks_have_nothing_of_some_parameters(of_four, name):
+@pytest.mark.parametrize("name", OF_FOUR)
+def test_so_it_is_where_some_ranks_have_nothing_of_some_parameters_or_the_same_as_others(of_four, name):
     assert_as_one_process(of_four, name)
-    assert of_four[-1][name]["empty shards"] > 0
+    assert (of_four[-1][name]["empty shards"] > 0) == (OF_FOUR[name].mesh == ())
 
 
 def test_where_weights_are_rounded_the_resolution_is_that_of_their_dtype(of_two):
@@ -109,3 +109,7 @@ def test_derivatives_of_a_sharded_model_are_refused(of_two):
 
 def test_a_grid_below_the_rounding_of_weights_has_no_best_rate(of_two):
     assert [found["calls"]["rounded"] for found in of_two] == ["resolution", "resolution"]
+
+
+def test_when_the_time_of_one_rank_is_over_so_is_that_of_all(of_two):
+    assert [found["calls"]["rows"] for found in of_two] == [2, 2]
