@@ -68,10 +68,9 @@ def _pick(suggestion: "Suggestion") -> str:
 
 def _doubt(suggestion: "Suggestion") -> tuple[str, str]:
     """Return why the rate cannot be told, and what helps."""
-    rates, best = suggestion.evidence.differentials.learning_rates, suggestion.best_set
+    best = suggestion.best_set
     level = f"{100.0 * suggestion.confidence_level:g}%"
     steps = "does a step" if suggestion.horizon == 1 else f"do {suggestion.horizon} steps"
-    wider = f"widen the grid, {_grid(rates[0], 1e3 * rates[-1])}"
     if suggestion.doubt == "resolution":
         why = "at no rate does the loss change by more than its rounding error."
         remedy = "use larger rates or double precision, and check that there is something left to learn."
@@ -85,22 +84,30 @@ def _doubt(suggestion: "Suggestion") -> tuple[str, str]:
         low, high = format_ends(best[0], best[-1])
         why = f"any of {len(best)} rates from {low} to {high} may be the best ({level})."
         remedy = "use more subsamples or larger batches; if that does not help, search with autolr.find_lr."
+    else:
+        why, remedy = _doubt_at_edge(suggestion)
+    if suggestion.at_grid_edge == "high" and suggestion.doubt in ("flat", "noise"):
+        remedy = _doubt_at_edge(suggestion)[1]
+    return f"I cannot tell: {why}", f"Next: {remedy}"
+
+
+def _doubt_at_edge(suggestion: "Suggestion") -> tuple[str, str]:
+    """Return what it means that the pick is an end of the grid, and what helps."""
+    rates = suggestion.evidence.differentials.learning_rates
+    if suggestion.at_grid_edge == "high":
+        why = f"the pick, {_pick(suggestion)}, is the largest rate of the grid; a larger one may be better."
+        remedy = f"widen the grid, {_grid(rates[0], 1e3 * rates[-1])}."
     elif suggestion.score > 0.0 and suggestion.method in ("mean", "median"):
         why = f"the loss rises at all rates of the grid, least at the smallest, {_pick(suggestion)}."
         remedy = f"use smaller rates, {_grid(rates[0] / 1e3, rates[-1])}."
-    elif suggestion.at_grid_edge == "low" and suggestion.method in LIKE_SMALL_RATES:
+    elif suggestion.method in LIKE_SMALL_RATES:
         smallest = format_rate(rates[0])
         why = f"the method {suggestion.method} picks the smallest rate, {smallest}, as its steps vary the least."
         remedy = "use another method, such as method='ucb'."
-    elif suggestion.at_grid_edge == "low":
+    else:
         why = f"the pick, {_pick(suggestion)}, is the smallest rate of the grid; a smaller one may be better."
         remedy = f"widen the grid, {_grid(rates[0] / 1e3, rates[-1])}."
-    else:
-        why = f"the pick, {_pick(suggestion)}, is the largest rate of the grid; a larger one may be better."
-        remedy = f"{wider}."
-    if suggestion.at_grid_edge == "high" and suggestion.doubt in ("flat", "noise"):
-        remedy = f"{wider}, or use more subsamples."
-    return f"I cannot tell: {why}", f"Next: {remedy}"
+    return why, remedy
 
 
 def _grid(low: float, high: float) -> str:

@@ -184,12 +184,15 @@ def test_frames_and_batches_of_other_forms_are_read(rng):
 @pytest.mark.parametrize(
     ("expansion", "words"),
     [
-        (TaylorExpansion(1.0, -2.0, 4.0), r"the parabola is lowest at the rate 0\.5, at 0\.5\.$"),
+        (TaylorExpansion(1.0, -2.0, 4.0), r"^Learning rate 0\.5: there the parabola of this batch is lowest, 0\.5\.\n"),
         (
             TaylorExpansion(1.0, -2.0, 4.0, [0.0, 0.4], [1.0, 0.75]),
-            r"Of the 2 rates measured, 0\.4 gave .* loss, 0\.75",
+            r"\nMeasured at 2 rates: 0\.4 gave the lowest loss, 0\.75\.\n",
         ),
-        (TaylorExpansion(1.0, -2.0, 4.0, [1.0], [math.inf]), r"lowest at the rate 0\.5, at 0\.5\.$"),
+        (
+            TaylorExpansion(1.0, -2.0, 4.0, [1.0], [math.inf]),
+            r"^Learning rate 0\.5: there .*\n.*, curvature 4\.\nNext: ",
+        ),
         (TaylorExpansion(1.0, -2.0, -4.0), "falls without end, and names no rate"),
         (TaylorExpansion(1.0, 2.0, 4.0), "the step does not descend"),
     ],
