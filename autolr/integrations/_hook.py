@@ -112,8 +112,12 @@ class Hook:
         per_step: Fraction | int = 1,
         defaults: Mapping[str, Any] | None = None,
         within: AbstractContextManager[object] | None = None,
+        replicas: int = 1,
+        speaks: bool = True,
     ) -> Suggestion | None:
         """Tune, and set the rate where it has to be set.
+
+        Of several processes, all do so together, and with the same outcome.
 
         Args:
             model: The model.
@@ -128,6 +132,8 @@ class Hook:
                 tool does not have are left out.
             within: The context of the tuning, one in which the framework is silent, say; it is left before the rate is
                 set and logged.
+            replicas: How many processes take batches for a step, each as many as are accumulated in one.
+            speaks: Whether this process logs and warns.
 
         Returns:
             The suggestion, which is the last one of ``suggestions`` too; ``None`` where a later run has none.
@@ -148,19 +154,23 @@ class Hook:
                 options.setdefault("total_steps", total_steps)
             if scheduler is not None and "schedule" not in options:
                 options |= schedule_left(scheduler, options.get("total_steps"), per_step=per_step)
-        try:
-            with nullcontext() if within is None else within:
-                suggestion = self._tuned(model, loss_fn, optimizer, data, options)
-        except NoCandidateError as error:
-            if not self.suggestions:
-                raise
-            # a training of hours is not ended for want of an advice
-            rate = rate_in_use(optimizer, options.get("groups"), scheduler=scheduler)
-            logger.warning("The learning rate is left at %.3g. %s", rate, error)
-            return None
-        self._apply(suggestion, optimizer, scheduler)
+        if replicas > 1:
+            micro_batches = check_integer("accumulation_steps", options.get("accumulation_steps", 1), minimum=1)
+            options["accumulation_steps"] = micro_batches * replicas
+        with speaking(speaks):
+            try:
+                with nullcontext() if within is None else within:
+                    suggestion = self._tuned(model, loss_fn, optimizer, data, options)
+            except NoCandidateError as error:
+                if not self.suggestions:
+                    raise
+                # a training of hours is not ended for want of an advice
+                rate = rate_in_use(optimizer, options.get("groups"), scheduler=scheduler)
+                logger.warning("The learning rate is left at %.3g. %s", rate, error)
+                return None
+            self._apply(suggestion, optimizer, scheduler)
         self.suggestions.append(suggestion)
-        if self.log is not None:
+        if self.log is not None and speaks:
             self.log(suggestion)
         return suggestion
 
@@ -211,6 +221,21 @@ def is_as_good(suggestion: Suggestion, learning_rate: float) -> bool:
         return suggestion.low <= learning_rate <= suggestion.high
     best = (*suggestion.best_set, suggestion.learning_rate)
     return min(best) <= learning_rate <= max(best)
+
+
+@contextmanager
+def speaking(speaks: bool) -> Iterator[None]:
+    """Let the library log and all code warn within the block, or not: of several processes, the first one speaks."""
+    if speaks:
+        yield
+        return
+    disabled = logger.disabled
+    try:
+        logger.disabled = True
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logger.disabled = disabled
 
 
 @contextmanager
@@ -302,6 +327,19 @@ def _rates_ahead(scheduler: Any, num_steps: int, step: Callable[[Any], object] |
 
 
 def _by_factors(factors: list[float]) -> dict[str, Any]:
-    """Return the options of a schedule that is given by its factors, of which the last one goes on."""
-    last = len(factors) - 1
-    return {"schedule": "lambda", "schedule_options": {"lr_lambda": lambda step: factors[min(step, last)]}}
+    """Return the options of a schedule that is given by its factors."""
+    return {"schedule": "lambda", "schedule_options": {"lr_lambda": _Factors(factors)}}
+
+
+class _Factors:
+    """A schedule that is given by its factors, of which the last one goes on."""
+
+    def __init__(self, factors: list[float]) -> None:
+        self._factors = factors
+
+    def __call__(self, step: int) -> float:
+        return self._factors[min(step, len(self._factors) - 1)]
+
+    def __repr__(self) -> str:
+        """Return what is the same in all processes, and short."""
+        return f"{len(self._factors)} factors of mean {math.fsum(self._factors) / len(self._factors)!r}"

@@ -1,18 +1,28 @@
 """Accelerate: the learning rate of a run, for what an ``Accelerator`` has prepared."""
 
-import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Sampler
 
 from autolr import search
-from autolr._validation import invalid
+from autolr._validation import check_integer, invalid
+from autolr.integrations import _loaders
+from autolr.integrations._hook import speaking
+from autolr.ranks import are_several
 from autolr.suggestion import Suggestion
 
 try:
-    from accelerate import Accelerator  # type: ignore[import-untyped]
+    from accelerate import Accelerator, DistributedType  # type: ignore[import-untyped]
+    from accelerate.data_loader import (  # type: ignore[import-untyped]
+        BatchSamplerShard,
+        DataLoaderDispatcher,
+        IterableDatasetShard,
+    )
     from accelerate.optimizer import AcceleratedOptimizer  # type: ignore[import-untyped]
+    from accelerate.state import AcceleratorState, PartialState  # type: ignore[import-untyped]
 except ImportError as error:
     raise ImportError("autolr.integrations.accelerate needs accelerate: pip install autolr[accelerate]") from error
 
@@ -34,8 +44,12 @@ def find_lr(
     Nothing of the accelerator changes, neither its ``gradient_state`` nor where a prepared loader stands in its epochs;
     it may be called in mid-epoch. A training after it is bit for bit the training without it.
 
+    Of several processes, all call it, and find the same rate together. A step has the batches of all of them, each by
+    itself; samplers that shuffle do so in an order of the search's own. What ``loss_fn`` gathers or reduces by the
+    accelerator is the process's own, as where there is one. Only the main process logs and warns.
+
     Args:
-        accelerator: The accelerator, of one process.
+        accelerator: The accelerator, of one process or of several.
         model: The prepared model.
         loss_fn: As for :func:`autolr.find_lr`.
         optimizer: The prepared optimizer. The suggestion can be applied to it, with the prepared scheduler's
@@ -46,8 +60,8 @@ def find_lr(
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If there are several processes, each of which would find a rate of its own; or as
-            :func:`autolr.find_lr`.
+        ValueError: If the model is split over processes otherwise than by FSDP2, or what all of the data is cannot be
+            seen; or as :func:`autolr.find_lr`.
         DivergedError: As :func:`autolr.find_lr`.
 
     Example:
@@ -65,25 +79,56 @@ def find_lr(
     """
     if not isinstance(accelerator, Accelerator):
         raise TypeError(invalid("accelerator", "be an accelerate.Accelerator", accelerator))
-    refuse_processes(accelerator.num_processes)
-    defaults = {
+    check_processes()
+    given = {
         "autocast": accelerator.autocast if accelerator.native_amp else None,
         "scaler": accelerator.scaler,
         "accumulation_steps": accelerator.gradient_accumulation_steps,
+        **options,
     }
-    if "val_data" in options:
-        options["val_data"] = own_loader(options["val_data"])
-    return search.find_lr(model, loss_fn, inner_optimizer(optimizer), own_loader(data), **(defaults | options))
+    micro_batches = check_integer("accumulation_steps", given["accumulation_steps"], minimum=1)
+    given["accumulation_steps"] = micro_batches * accelerator.num_processes
+    if "val_data" in given:
+        given["val_data"] = own_loader(given["val_data"], name="val_data")
+    with speaking(accelerator.is_main_process), as_one_process():
+        return search.find_lr(model, loss_fn, inner_optimizer(optimizer), own_loader(data), **given)
 
 
-def refuse_processes(number: int) -> None:
-    """Raise where several processes, or devices, train one model together.
+def check_processes(num_devices: int = 1) -> None:
+    """Raise unless there is one process, or several with a copy of the model each, or sharded by FSDP2.
+
+    Args:
+        num_devices: On how many devices each process has the model.
 
     Raises:
-        ValueError: If there are several.
+        ValueError: If the model is wrapped, or split, in another way.
     """
-    if number > 1:
-        raise ValueError(invalid("accelerator", "have one process, on one device (others would disagree)", number))
+    state = AcceleratorState()
+    mesh = getattr(state, "parallelism_config", None)
+    if num_devices > 1 or (mesh is not None and mesh.non_data_parallel_size > 1):
+        of_whole = "have the whole model, or a shard of FSDP2, on one device of each process"
+        raise ValueError(invalid("accelerator", of_whole, mesh if num_devices == 1 else f"{num_devices} devices"))
+    kind = state.distributed_type
+    if state.num_processes > 1 and not (kind.startswith("MULTI_") or state.is_fsdp2):
+        by_ddp = "train several processes by DistributedDataParallel, or by FSDP with fsdp_version=2"
+        raise ValueError(invalid("accelerator", by_ddp, kind.value))
+
+
+@contextmanager
+def as_one_process() -> Iterator[None]:
+    """Let all that is gathered, reduced or awaited by Accelerate within the block be this process's own."""
+    if not are_several():
+        yield
+        return
+    states = [state._shared_state for state in (PartialState, AcceleratorState)]
+    kept = [dict(state) for state in states]
+    try:
+        for state in states:
+            state.update(distributed_type=DistributedType.NO, num_processes=1)
+        yield
+    finally:
+        for state, before in zip(states, kept, strict=True):
+            state.update(before)
 
 
 def inner_optimizer(optimizer: Any) -> Any:
@@ -93,25 +138,45 @@ def inner_optimizer(optimizer: Any) -> Any:
     return optimizer
 
 
-def own_loader(data: Any) -> Any:
+def own_loader(data: Any, *, name: str = "data") -> Any:
     """Return a loader to read in place of a prepared one, which would note in ``gradient_state`` that it is read.
 
-    It reads the same datasets in the orders that the samplers give, by samplers of its own, as some count their epochs.
-    Random generators are those of the data: whoever reads it puts them back. Other data is returned as it is.
+    See :func:`autolr.integrations._loaders.own_loader`.
+
+    Raises:
+        ValueError: As there, and if the first process reads for all.
     """
-    loader = getattr(data, "base_dataloader", data)
-    if not isinstance(loader, DataLoader):
-        return loader
-    own = copy.copy(loader)
-    samplers = {name: _own_sampler(vars(loader)[name]) for name in ("sampler", "batch_sampler")}
-    vars(own).update(samplers, _iterator=None)  # as attributes they cannot be set
-    return own
+    if isinstance(data, DataLoaderDispatcher) and are_several():
+        by_each = "be prepared with dispatch_batches=False, so that every process can read it"
+        raise ValueError(invalid(name, by_each, type(data).__name__))
+    return _loaders.own_loader(getattr(data, "base_dataloader", data), name=name)
 
 
-def _own_sampler(sampler: Any) -> Any:
-    """Return a copy of a sampler, and of the samplers within it."""
-    if not isinstance(sampler, Sampler):
-        return sampler
-    own = copy.copy(sampler)
-    vars(own).update({name: _own_sampler(value) for name, value in vars(sampler).items()})
-    return own
+@_loaders.whole.register
+def _(part: BatchSamplerShard, name: str) -> Any:
+    if part.num_processes == 1:  # set by a trainer whose batch sampler takes a part by itself
+        return _loaders.whole(part.batch_sampler, name)
+    batches = _loaders.whole(part.batch_sampler, name)
+    return _Pieces(batches, part.batch_size // part.num_processes) if part.split_batches else batches
+
+
+@_loaders.whole.register
+def _(part: IterableDatasetShard, name: str) -> Any:  # noqa: ARG001 (as the others)
+    return part.dataset
+
+
+class _Pieces(Sampler[list[int]]):
+    """Batches that processes split, piece by piece.
+
+    Args:
+        batches: The sampler of whole batches.
+        size: The observations of a piece.
+    """
+
+    def __init__(self, batches: Sampler[list[int]], size: int) -> None:
+        self._batches, self._size = batches, size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Return an iterator over the pieces."""
+        size = self._size
+        return (batch[begin : begin + size] for batch in self._batches for begin in range(0, len(batch), size))

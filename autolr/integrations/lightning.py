@@ -3,30 +3,38 @@
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from fractions import Fraction
+from functools import partial
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import ChainedScheduler, LRScheduler
 
 from autolr._typing import Batch
 from autolr._validation import invalid
 from autolr.data import from_start
 from autolr.integrations._hook import Hook, Log, Tool, logger
+from autolr.integrations._loaders import own_loader, whole
+from autolr.ranks import are_several
 from autolr.suggestion import Suggestion
 
 try:
+    from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
     from lightning.pytorch import Callback, LightningModule, Trainer
     from lightning.pytorch.loggers.logger import DummyLogger
     from lightning.pytorch.plugins import MixedPrecision
+    from lightning.pytorch.strategies import ModelParallelStrategy
     from lightning.pytorch.utilities.model_helpers import is_overridden
     from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+    from torchmetrics import Metric
 except ImportError as error:
     raise ImportError("autolr.integrations.lightning needs Lightning: pip install autolr[lightning]") from error
 
 _SPEAKS = ("log", "log_dict", "print")  # methods of a module that leave something outside of it
+_TALKS = ("all_gather", "reduce", "reduce_boolean_decision", "broadcast", "barrier")  # of a strategy, to other ranks
 
 
 class AutoLRCallback(Callback):
@@ -45,6 +53,10 @@ class AutoLRCallback(Callback):
     In probes, ``self.log``, ``self.log_dict`` and ``self.print`` do nothing, and loggers are dummies. What a module
     writes by other ways (``print``, a file, ``wandb.log``) is written. What is not put back is said in
     :func:`autolr.find_lr`: the attributes of datasets and data modules, for example.
+
+    Several processes (the strategy ``"ddp"``) tune together, and set the same rate. A step has the batches of all of
+    them, each by itself, shuffled in an order of the tuning's own where the loader shuffles; what a step gathers
+    (``self.all_gather``) is the process's own, as where there is one. Only the first process logs and warns.
 
     The length of the run is what epochs or steps leave of it, with the accumulation of the present epoch. A scheduler
     counts as it is stepped, by step or by epoch, ``frequency`` included; an epoch scheduler whose epochs have no known
@@ -66,8 +78,8 @@ class AutoLRCallback(Callback):
         TypeError: If an argument has the wrong type. When training begins: if a scheduler that is no
             ``torch.optim.lr_scheduler.LRScheduler`` would have to be rebased, or ``training_step`` returns no loss.
         ValueError: If an argument is out of its range. When training begins: if optimization is manual, there is no
-            optimizer or more than one process, ``training_step`` takes its batches itself, or they can be read once
-            only.
+            optimizer, ``training_step`` takes its batches itself, or they can be read once only; of several processes,
+            if the strategy is another one, or what all of the data is cannot be seen.
         NoCandidateError: When training begins: if no rate qualifies, as each one diverges. Where it is tuned again, the
             rate is left, with a warning.
 
@@ -136,8 +148,10 @@ class AutoLRCallback(Callback):
             per_step=per_step,
             defaults=_way_of_training(trainer, pl_module),
             within=_silence(trainer, pl_module),
+            replicas=_replicas(trainer),
+            speaks=trainer.is_global_zero,
         )
-        if self._by_loggers and suggestion is not None:
+        if self._by_loggers and suggestion is not None and trainer.is_global_zero:
             _log(trainer, suggestion)
 
 
@@ -178,16 +192,18 @@ class _Batches:
         once = next((loader for loader in combined.flattened if isinstance(loader, Iterator)), None)
         if once is not None:
             raise ValueError(invalid("train_dataloader", "hold batches that can be read again, for the probes", once))
-        self._combined = combined
-        self._most = int(trainer.num_training_batches) if math.isfinite(trainer.num_training_batches) else None
+        self._combined, self._replicas = combined, _replicas(trainer)
+        of_rank = trainer.num_training_batches
+        self._most = int(of_rank) * self._replicas if math.isfinite(of_rank) else None
         self._prepare, self._numbered = _preparing(trainer, module), numbered
 
     def __iter__(self) -> Iterator[Batch]:
         own = copy.copy(self._combined)
-        own.flattened = [from_start(loader) for loader in own.flattened]
+        of_all = partial(own_loader, name="train_dataloader") if are_several() else from_start
+        own.flattened = [of_all(loader) for loader in own.flattened]
         for batch, number, _ in islice(own, self._most):
             prepared = self._prepare(batch)
-            yield _Numbered(prepared, number) if self._numbered else prepared
+            yield _Numbered(prepared, number // self._replicas) if self._numbered else prepared
 
 
 def _preparing(trainer: Trainer, module: LightningModule) -> Callable[[Batch], Batch]:
@@ -198,8 +214,11 @@ def _preparing(trainer: Trainer, module: LightningModule) -> Callable[[Batch], B
 
 def _check_trainer(trainer: Trainer, module: LightningModule) -> None:
     """Raise unless the trainer's step is known and can be taken here."""
-    if trainer.world_size > 1:
-        raise ValueError(invalid("trainer", "train in one process", trainer.world_size))
+    strategy = trainer.strategy
+    is_known = isinstance(strategy.model, DistributedDataParallel) or isinstance(strategy, ModelParallelStrategy)
+    if trainer.world_size > 1 and not is_known:
+        known = "be 'ddp', or a ModelParallelStrategy with fully_shard, where there are several processes"
+        raise ValueError(invalid("strategy", known, type(strategy).__name__))
     if not module.automatic_optimization:
         raise ValueError(
             "`model` must optimize automatically for AutoLRCallback, got automatic_optimization=False: call"
@@ -209,6 +228,17 @@ def _check_trainer(trainer: Trainer, module: LightningModule) -> None:
         raise ValueError(invalid("configure_optimizers", "return an optimizer", None))
     if is_param_in_hook_signature(module.training_step, "dataloader_iter", explicit=True):
         raise ValueError(invalid("training_step", "take a batch", "dataloader_iter"))
+
+
+@whole.register
+def _(part: DistributedSamplerWrapper, name: str) -> Any:
+    wrapped: Any = part.dataset
+    return whole(wrapped._sampler, name)
+
+
+def _replicas(trainer: Trainer) -> int:
+    """Return how many processes take batches of their own for a step."""
+    return trainer.distributed_sampler_kwargs["num_replicas"] if are_several() else 1  # type: ignore[index]
 
 
 def _way_of_training(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
@@ -280,7 +310,8 @@ def _silence(trainer: Trainer, module: LightningModule) -> Iterator[None]:
         attributes.update(dict.fromkeys(_SPEAKS, _nothing))
         if loggers:
             trainer.loggers = [DummyLogger() for _ in loggers]
-        yield
+        with _by_itself(trainer.strategy, module) if are_several() else nullcontext():
+            yield
     finally:
         if loggers:
             trainer.loggers = loggers
@@ -289,8 +320,35 @@ def _silence(trainer: Trainer, module: LightningModule) -> Iterator[None]:
         attributes.update(own)
 
 
+@contextmanager
+def _by_itself(strategy: Any, module: LightningModule) -> Iterator[None]:
+    """Let the step of a rank, and what is gathered and reduced in it, be its own within the block."""
+    metrics = [part for part in module.modules() if isinstance(part, Metric)]
+    objects = [strategy, *metrics]
+    kept = [dict(vars(one)) for one in objects]
+    try:
+        vars(strategy).update(dict.fromkeys(_TALKS, _own), _model=module)
+        for metric in metrics:
+            metric.distributed_available_fn = _never
+        yield
+    finally:
+        for one, attributes in zip(objects, kept, strict=True):
+            for name in vars(one).keys() - attributes.keys():
+                del vars(one)[name]
+            vars(one).update(attributes)
+
+
+def _never() -> bool:
+    return False
+
+
 def _nothing(*_: object, **__: object) -> None:
     """Do nothing."""
+
+
+def _own(value: Any = None, *_: object, **__: object) -> Any:
+    """Return what a process has of its own."""
+    return value
 
 
 def _log(trainer: Trainer, suggestion: Suggestion) -> None:

@@ -20,7 +20,7 @@ from autolr.suggestion import Suggestion
 try:
     from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-    from autolr.integrations.accelerate import inner_optimizer, own_loader, refuse_processes
+    from autolr.integrations.accelerate import as_one_process, check_processes, inner_optimizer, own_loader
 except ImportError as error:
     needs = "autolr.integrations.transformers needs transformers and accelerate"
     raise ImportError(f"{needs}: pip install autolr[transformers]") from error
@@ -43,6 +43,10 @@ class AutoLRCallback(TrainerCallback):
     trainer logs nothing, and the lists, sets and dicts that are its attributes, in which a ``compute_loss`` may note
     metrics, are put back.
 
+    Several processes (DDP) tune together, and set the same rate. A step has the batches of all of them, as one process
+    would take them: what a loss gathers by the trainer or its accelerator is the process's own. Only the first one logs
+    and warns.
+
     Args:
         trainer: The trainer, or ``None``.
         tool: ``"find_lr"``, the rate for what is left of the run, or ``"tune"``, the best single step.
@@ -59,7 +63,8 @@ class AutoLRCallback(TrainerCallback):
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If an argument is out of its range; while training, if there are several processes.
+        ValueError: If an argument is out of its range. When training begins, of several processes: if the model is
+            split over them otherwise than by FSDP2, or what all of the data is cannot be seen.
         NoCandidateError: When training begins: if no rate qualifies, as each one diverges. Where it is tuned again, the
             rate is left, with a warning.
 
@@ -100,7 +105,9 @@ class AutoLRCallback(TrainerCallback):
         if self._loss_by is not None and "accumulation_steps" in options:
             by_trainer = "be left out where the trainer's own gradient_accumulation_steps and loss count"
             raise ValueError(invalid("accumulation_steps", by_trainer, options["accumulation_steps"]))
-        options |= {name: own_loader(options[name]) for name in ("val_data", "evaluation") if name in options}
+        options |= {
+            name: own_loader(options[name], name=name) for name in ("val_data", "evaluation") if name in options
+        }
         self._hook = Hook(tool=tool, apply=apply, every_n_epochs=every_n_epochs, log=log, options=options)
         self._epoch = 0
 
@@ -151,17 +158,18 @@ class AutoLRCallback(TrainerCallback):
         total_steps = state.max_steps - state.global_step
         if total_steps < 1:  # of a run that is resumed at its end
             return
-        refuse_processes(max(args.world_size, args.n_gpu))
+        check_processes(max(args.n_gpu, 1))
         defaults: dict[str, Any] = {"scaler": getattr(optimizer, "scaler", None)}
         if args.mixed_precision in _HALF:
             defaults["autocast"] = partial(torch.autocast, args.device.type, dtype=_HALF[args.mixed_precision])
         if args.max_grad_norm > 0.0:
             defaults["clip"] = partial(nn.utils.clip_grad_norm_, max_norm=args.max_grad_norm)
-        data, compute_loss = own_loader(train_dataloader), None
+        data, compute_loss = own_loader(train_dataloader, name="train_dataloader"), None
+        replicas = args.world_size
         if self._loss_by is None:
             defaults["accumulation_steps"] = args.gradient_accumulation_steps
         else:
-            data, compute_loss = _Steps(self._loss_by, data), _loss_of(self._loss_by)
+            data, compute_loss = _Steps(self._loss_by, data, replicas), _loss_of(self._loss_by)
         self._hook.run(
             model,
             None,
@@ -172,6 +180,8 @@ class AutoLRCallback(TrainerCallback):
             total_steps=total_steps,
             defaults=defaults,
             within=_as_in_training(model, self._trainer),
+            replicas=replicas if self._loss_by is None else 1,  # else in the data
+            speaks=state.is_world_process_zero,
         )
 
 
@@ -184,14 +194,18 @@ class _Part(NamedTuple):
 
 
 class _Steps:
-    """What each optimizer step of a trainer takes."""
+    """What each optimizer step of a trainer takes, in all of its processes."""
 
-    def __init__(self, trainer: Trainer, loader: Any) -> None:
-        self._trainer, self._loader = trainer, loader
+    def __init__(self, trainer: Trainer, loader: Any, replicas: int) -> None:
+        self._trainer, self._loader, self._replicas = trainer, loader, replicas
 
     def __iter__(self) -> Iterator[MicroBatches]:
-        iterator = iter(self._loader)
-        while parts := _parts(self._trainer, iterator, self._trainer.args.gradient_accumulation_steps):
+        iterator, args = iter(self._loader), self._trainer.args
+        # items are counted in all processes together, or in each one
+        groups, size = self._replicas, args.gradient_accumulation_steps
+        if args.average_tokens_across_devices:
+            groups, size = 1, groups * size
+        while parts := [part for _ in range(groups) for part in _parts(self._trainer, iterator, size)]:
             yield MicroBatches(parts)
 
 
@@ -228,7 +242,7 @@ def _as_in_training(model: nn.Module, trainer: Trainer | None) -> Iterator[None]
     """Have a model in training mode, and a trainer that logs and remembers nothing."""
     attributes = {} if trainer is None else dict(vars(trainer))
     notes = [value for name, value in attributes.items() if isinstance(value, _NOTES) and not name.endswith("_dataset")]
-    with training_mode(model), preserved_state(*notes):
+    with training_mode(model), preserved_state(*notes), as_one_process():
         try:
             if trainer is not None:
                 vars(trainer)["log"] = _silent

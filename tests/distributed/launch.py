@@ -1,5 +1,6 @@
 """Real processes: a worker script, started by ``torchrun`` as often as there are ranks, and what each rank reports."""
 
+import hashlib
 import json
 import os
 import signal
@@ -8,6 +9,9 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch.utils._pytree import tree_leaves
 
 _HERE = Path(__file__).parent
 
@@ -48,3 +52,13 @@ def launch(worker: str, num_processes: int, *arguments: str, timeout: float = 24
 def report(value: Any) -> None:
     """Hand a value (of JSON; floats keep their bits, NaN and inf included) from a worker to who launched it."""
     (Path(os.environ["AUTOLR_REPORTS"]) / f"{os.environ['RANK']}.json").write_text(json.dumps(value))
+
+
+def digest(*states: Any) -> str:
+    """Return a checksum of the bits of modules, optimizers and tensors: of all that they would save."""
+    bits = hashlib.sha256()
+    for state in states:
+        saved = state if isinstance(state, torch.Tensor) else state.state_dict()
+        for leaf in tree_leaves(saved):
+            bits.update(leaf.detach().numpy().tobytes() if isinstance(leaf, torch.Tensor) else repr(leaf).encode())
+    return bits.hexdigest()
