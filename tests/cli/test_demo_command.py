@@ -1,7 +1,6 @@
 """``autolr demo``: what it prints, writes and returns."""
 
 import json
-import subprocess
 import sys
 
 import pytest
@@ -37,12 +36,11 @@ def test_json_on_standard_output_is_alone_there(capsys):
     assert "Learning rate" in captured.err
 
 
-def test_a_picture_on_standard_output_is_alone_there():
-    run = subprocess.run(
-        [sys.executable, "-m", "autolr", "demo", *QUICK, "--plot", "-"], capture_output=True, check=True
-    )
-    assert run.stdout.startswith(b"\x89PNG")
-    assert b"Learning rate" in run.stderr
+def test_a_picture_on_standard_output_is_alone_there(capfdbinary):
+    assert main(["demo", *QUICK, "--plot", "-"]) == 0
+    captured = capfdbinary.readouterr()
+    assert captured.out.startswith(b"\x89PNG")
+    assert b"Learning rate" in captured.err
 
 
 def test_no_decision_is_status_1(capsys):
