@@ -21,6 +21,7 @@ from torch import nn
 import autolr
 
 FOLDER = Path(__file__).parent
+ENGINE = "line"  # the one that "auto" takes depends on times, and the last bits of the losses on the engine
 BLUE, VERMILLION, GREY = "#0072B2", "#D55E00", "#777777"
 
 
@@ -41,14 +42,15 @@ def digits_tuner(seed: int) -> tuple[autolr.AutoLRTuner, np.ndarray, np.ndarray]
 def draw_digits(figure: Figure) -> None:
     """The README's main example, as ``result.plot()`` draws it."""
     tuner, X, Y = digits_tuner(0)
-    tuner.tune(X, Y).plot(figure.subplots())
+    tuner.tune(X, Y, engine=ENGINE).plot(figure.subplots())
 
 
 def draw_horizons(figure: Figure) -> None:
     """The same network after 20 steps, and the means after 1 and 5 of them."""
     tuner, X, Y = digits_tuner(0)
     rates = autolr.log_grid(1e-4, 1.0, 33)
-    tuner.tune(X, Y, learning_rates=rates, horizon=[1, 5, 20], num_subsamples=40).plot(figure.subplots())
+    result = tuner.tune(X, Y, learning_rates=rates, horizon=[1, 5, 20], num_subsamples=40, engine="step")
+    result.plot(figure.subplots())
 
 
 def draw_linear_grid(figure: Figure) -> None:
@@ -62,6 +64,7 @@ def draw_linear_grid(figure: Figure) -> None:
         scale(Y)[:, None],
         learning_rates=autolr.linear_grid(0.01, 1.0, 100),
         num_subsamples=50,
+        engine=ENGINE,
         evaluation="subsample",
     )
     result.plot(figure.subplots(), xlim=(0.01, 1.0))
@@ -74,7 +77,7 @@ def draw_seeds(figure: Figure) -> None:
     seeds = range(1, 11)
     for seed in seeds:
         tuner, X, Y = digits_tuner(seed)
-        result = tuner.tune(X, Y, learning_rates=rates)
+        result = tuner.tune(X, Y, learning_rates=rates, engine=ENGINE)
         suggestion = result.suggest()
         one = result.differentials.delta[0]
         marker = "o" if one.min() < 0.0 else "<"
@@ -85,7 +88,7 @@ def draw_seeds(figure: Figure) -> None:
         ax.plot([suggestion.low, suggestion.high], [seed, seed], color=BLUE, linewidth=3.0, alpha=0.5, zorder=2)
         ax.plot(suggestion.learning_rate, seed, "D", color=BLUE, markersize=5.0, zorder=4)
     tuner, X, Y = digits_tuner(0)
-    many = tuner.tune(X, Y, learning_rates=rates, num_subsamples=1000)
+    many = tuner.tune(X, Y, learning_rates=rates, num_subsamples=1000, engine=ENGINE)
     best = float(rates[many.differentials.delta.mean(axis=0).argmin()])
     ax.axvline(best, color=GREY, linewidth=1.2, linestyle="--", zorder=1)
     ax.set_xscale("log")

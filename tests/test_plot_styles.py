@@ -27,13 +27,13 @@ VISIONS = {
 
 
 def tuning():
-    rates, rng = log_grid(1e-6, 10.0, 64), np.random.default_rng(0)
+    rates, rng = log_grid(1e-6, 10.0, 22), np.random.default_rng(0)
     steps = np.array([1.0, 5.0])
     mean = -40.0 * rates[:, None] * steps + 1e3 * (rates[:, None] * steps) ** 2
-    noise = 1.0 + 0.1 * rng.normal(size=(30, 1, 1))
+    noise = 1.0 + 0.1 * rng.normal(size=(12, 1, 1))
     post = 2.0 + mean * noise
     post[:, -3:] = np.inf
-    return TuningResult(LossDifferentials(rates, np.full(30, 2.0), post, [1, 5]))
+    return TuningResult(LossDifferentials(rates, np.full(12, 2.0), post, [1, 5]))
 
 
 def expansion():
