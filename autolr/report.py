@@ -48,6 +48,11 @@ _JUDGED = {"held-out": "held-out loss", "online": "mean loss of the last steps",
 def write_tuning_report(path: str | os.PathLike[str], result: "TuningResult", method: Method) -> None:
     """Write the report of a tuning; see :meth:`TuningResult.to_html`."""
     target = check_path(path, ".html", ".htm")
+    write_file(target, tuning_report(result, method))
+
+
+def tuning_report(result: "TuningResult", method: Method) -> bytes:
+    """Return the report of a tuning, a page in UTF-8."""
     suggestion: Suggestion | None = None
     try:
         suggestion = decide(result, method)
@@ -57,16 +62,21 @@ def write_tuning_report(path: str | os.PathLike[str], result: "TuningResult", me
     drawn = _pictures_of_tuning(result, suggestion, method)
     table = _table_of_rates(result, suggestion)
     parts = [("Pictures", drawn), ("Rates", table), ("How to read it", _reading_of_tuning(result))]
-    write_file(target, _report(words, suggestion, parts, result.settings, logged=_is_logged(result)))
+    return _report(words, suggestion, parts, result.settings, logged=_is_logged(result))
 
 
 def write_search_report(path: str | os.PathLike[str], result: "SearchResult") -> None:
     """Write the report of a search; see :meth:`SearchResult.to_html`."""
     target = check_path(path, ".html", ".htm")
+    write_file(target, search_report(result))
+
+
+def search_report(result: "SearchResult") -> bytes:
+    """Return the report of a search, a page in UTF-8."""
     drawn = [_picture_of_search(result)]
     tables = [*_table_of_courses(result.trace), *_table_of_finalists(result.decision)]
     parts = [("Picture", drawn), ("What was tried", tables), ("How to read it", _reading_of_search(result))]
-    write_file(target, _report(str(result), result.suggestion, parts, result.settings, logged=False))
+    return _report(str(result), result.suggestion, parts, result.settings, logged=False)
 
 
 def _is_logged(result: "TuningResult") -> bool:

@@ -37,14 +37,16 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
 
 def add_output(parser: argparse.ArgumentParser, *, json: bool = True, html: bool = True) -> None:
     """Add where results are written."""
-    output = parser.add_argument_group("output", "what goes to standard output (-) is alone there")
+    output = parser.add_argument_group(
+        "output", "what goes to standard output (-) is alone there: words go to standard error"
+    )
     output.add_argument(
         "--plot", metavar="PATH", help="write the picture there (.png, .svg, .pdf, ...), -: PNG on standard output"
     )
     if json:
         output.add_argument("--json", metavar="PATH", help="write the result there (.json), -: on standard output")
     if html:
-        output.add_argument("--html", metavar="PATH", help="write the report there (.html)")
+        output.add_argument("--html", metavar="PATH", help="write the report there (.html), -: on standard output")
 
 
 def add_training(parser: argparse.ArgumentParser, *, batch_size: int | None) -> None:

@@ -20,6 +20,7 @@ _SUFFIXES = {
     "html": (".html", ".htm"),
     "plot": (".png", ".svg", ".pdf", ".eps", ".jpg", ".webp"),
 }
+_WORDS = {"json": "Result", "html": "Report", "plot": "Picture"}
 _BOLD, _DIM, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"
 
 
@@ -40,7 +41,6 @@ class Output:
     def __init__(self, options: argparse.Namespace) -> None:
         self._paths: dict[str, str] = {}
         self._targets: dict[str, Path] = {}
-        self._files: list[str] = []
         for name in _SUFFIXES:
             path = getattr(options, name, None)
             if path is None:
@@ -69,16 +69,10 @@ class Output:
         """Print a text as it is, such as a table."""
         print(text, file=self.words)
 
-    def write_json(self, make_text: Callable[[], str]) -> None:
-        """Write a result as JSON, where it was asked for."""
-        if "json" in self._paths:
-            self._write("json", "Result", make_text().encode() + b"\n" * (self._paths["json"] == "-"))
-
-    def write_html(self, write: Callable[[Path], None]) -> None:
-        """Have a report written, where it was asked for."""
-        if "html" in self._targets:
-            write(self._targets["html"])
-            self._files.append(f"Report: {self._paths['html']}")
+    def write(self, name: str, make: Callable[[], bytes]) -> None:
+        """Write a result (``"json"``) or a report (``"html"``), where it was asked for."""
+        if name in self._paths:
+            self._write(name, make())
 
     def draw(self, draw: "Callable[[Figure], object]", size: tuple[float, float]) -> None:
         """Write a picture of a size in inches, where it was asked for."""
@@ -90,19 +84,18 @@ class Output:
         draw(figure)
         kind = self._targets["plot"].suffix[1:] if "plot" in self._targets else "png"
         figure.savefig(picture, format=kind, dpi=150)
-        self._write("plot", "Picture", picture.getvalue())
+        self._write("plot", picture.getvalue())
 
     def name_files(self) -> None:
         """Print which files were written."""
-        for line in self._files:
-            self.print(line)
+        for name in self._targets:
+            self.print(f"{_WORDS[name]}: {self._paths[name]}")
 
-    def _write(self, name: str, what: str, content: bytes) -> None:
-        if name not in self._targets:
-            sys.stdout.buffer.write(content)
-            return
-        write_file(self._targets[name], content)
-        self._files.append(f"{what}: {self._paths[name]}")
+    def _write(self, name: str, content: bytes) -> None:
+        if name in self._targets:
+            write_file(self._targets[name], content)
+        else:
+            sys.stdout.buffer.write(content + b"\n" * (name == "json"))
 
     def _wrapped(self, line: str) -> list[str]:
         if not self._terminal:

@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import warnings
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +12,7 @@ from autolr._text import format_rate
 from autolr._typing import BoolArray, Method
 from autolr.cli._arguments import refuse
 from autolr.errors import NoCandidateError
+from autolr.report import search_report, tuning_report
 from autolr.result import TuningResult
 from autolr.search_result import SearchResult
 from autolr.storage import SCHEMA, schema_of, search_to_json, to_json
@@ -58,7 +58,7 @@ def suggestion_of(result: TuningResult | SearchResult, method: Method) -> "Sugge
 
 def show(result: TuningResult | SearchResult, output: "Output", *, method: Method = "mean") -> int:
     """Write the result, print notes, table and verdict, and draw; return the exit status."""
-    output.write_json(lambda: _json(result))
+    output.write("json", lambda: _json(result).encode())
     notes = "\n".join(map(str, result.settings.get(NOTES, ())))
     output.say(f"{notes}\n\n" if notes else "")
     output.print(f"{_table(result)}\n")
@@ -71,10 +71,10 @@ def show(result: TuningResult | SearchResult, output: "Output", *, method: Metho
         output.say(f"I cannot tell: {error}")
     if isinstance(result, SearchResult):
         output.draw(lambda figure: result.plot(figure.subplots(1, 2)), (12.0, 4.5))
-        output.write_html(result.to_html)
+        output.write("html", lambda: search_report(result))
     else:
         output.draw(lambda figure: result.plot(figure.subplots(), method=method), (7.0, 4.5))
-        output.write_html(partial(result.to_html, method=method))
+        output.write("html", lambda: tuning_report(result, method))
     output.name_files()
     return status
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from autolr import LossDifferentials, TuningResult, find_lr
+from autolr.cli import main
 
 RATES = np.geomspace(0.01, 10.0, 13)  # four in a decade
 
@@ -34,11 +35,20 @@ def test_a_tuning_is_told_again_drawn_and_written_as_a_page(run, folder):
     assert status == 0
     assert str(result) in out
     assert "0.1 *" in out
-    assert out.endswith("Picture: r.png\nReport: r.html\n")
+    assert out.endswith("Report: r.html\nPicture: r.png\n")
     assert (folder / "r.html").read_text().startswith("<!DOCTYPE html>")
     assert (folder / "r.png").read_bytes().startswith(b"\x89PNG")
     result.to_html("again.html")
     assert (folder / "again.html").read_bytes() == (folder / "r.html").read_bytes()
+
+
+def test_a_page_on_standard_output_is_alone_there(folder, capfd):
+    tuning().save("r.json")
+    tuning().to_html("r.html")
+    assert main(["report", "r.json", "--html", "-"]) == 0
+    captured = capfd.readouterr()
+    assert captured.out == (folder / "r.html").read_text()
+    assert "Learning rate 0.1" in captured.err
 
 
 def test_a_search_is_told_again_with_what_it_tried(run, folder, search):
