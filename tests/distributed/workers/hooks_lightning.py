@@ -103,7 +103,7 @@ def main():
             "applies": fit(AutoLRCallback(rng=0, log=said.append, **SEARCH), lr=1e-7, strategy=ddp()),
             "said": len(said),
             "without, static": fit(strategy=static()),
-            "suggests, static": fit(AutoLRCallback(apply=False, every_n_epochs=1, **TUNE), strategy=static()),
+            "suggests, static": fit(strategy=static()),
             "without, unused": fit(strategy=unused()),
             "suggests, unused": fit(AutoLRCallback(apply=False, **TUNE), strategy=unused()),
             "fault": fit(Caught(rng=0, **TUNE), strategy=ddp()),
