@@ -19,7 +19,7 @@ from autolr.batches import map_leaves
 from autolr.cells import ProbeRows
 from autolr.data import ArrayRows, BatchStream, Data
 from autolr.probing.rows import ProbedRows
-from autolr.probing.sharded import Alone, Lockstep, device_meshes, sharded_modules
+from autolr.probing.sharded import Alone, Lockstep, device_meshes
 from autolr.probing.start import Start
 from autolr.probing.state import Snapshot
 from autolr.ranks import Ranks
@@ -130,11 +130,12 @@ def in_step(ranks: Ranks, training: Training) -> Training:
     Raises:
         ValueError: If a rank would probe a sharded model by itself.
     """
-    if not sharded_modules(training.model):
+    if not training.is_sharded:
         return training
     if ranks.size == 1 and dist.get_world_size() > 1:
         raise ValueError(invalid("model", "not be sharded where a rank tunes by itself", type(training.model).__name__))
-    ranks.hurry([group for mesh in device_meshes(training.model) for group in mesh.get_all_groups()])
+    meshes = [mesh for module in training.modules() for mesh in device_meshes(module)]
+    ranks.hurry([group for mesh in meshes for group in mesh.get_all_groups()])
     return replace(training, lockstep=Lockstep(ranks.group))
 
 

@@ -77,7 +77,11 @@ class Training:
     @property
     def is_sharded(self) -> bool:
         """Whether the model, or a module that the loss is seen to hold, is sharded over processes."""
-        return bool(sharded_modules(*held_modules(self.model, self.loss_fn, self.compute_loss, self.clip)))
+        return bool(sharded_modules(*self.modules()))
+
+    def modules(self) -> list[nn.Module]:
+        """Return the model, and the modules that the loss is seen to hold."""
+        return held_modules(self.model, self.loss_fn, self.compute_loss, self.clip)
 
     def objective(self) -> Objective:
         """Return the loss, ready to be probed."""
