@@ -243,9 +243,21 @@ def check_training(
 def _bare(model: nn.Module) -> tuple[nn.Module, tuple[int, ...]]:
     """Return the model within ``DistributedDataParallel``, whose forwards and backwards communicate, and its ranks."""
     wrapped = getattr(model, "_orig_mod", model)  # of torch.compile
+    if awaits_first_step(wrapped):
+        begun = "have taken its first step where static_graph=True (or be tuned before it is wrapped)"
+        raise ValueError(invalid("model", begun, type(wrapped).__name__))
     if not isinstance(wrapped, nn.parallel.DistributedDataParallel):
         return model, tuple(sorted({rank for mesh in device_meshes(model) for rank in mesh.mesh.flatten().tolist()}))
     return wrapped.module, tuple(torch.distributed.get_process_group_ranks(wrapped.process_group))
+
+
+def awaits_first_step(model: Any) -> bool:
+    """Return whether ``DistributedDataParallel`` is still to see the graph that it takes for that of all steps.
+
+    It counts every backward into its weights until then, those of probes too, and would reduce no gradient after them.
+    """
+    is_static = isinstance(model, nn.parallel.DistributedDataParallel) and model.static_graph
+    return bool(is_static and not model._static_graph_delay_allreduce_enqueued)
 
 
 def _device(device: torch.device | str | None, parameter: torch.Tensor) -> torch.device:

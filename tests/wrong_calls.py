@@ -626,6 +626,7 @@ OUT_OF_REACH = {
     r"probing/shortcuts\.py: .*": _INSIDE,
     r"probing/state\.py: restore, \d": _PASSES_ON,
     r"probing/taylor\.py: differentiate, 1": _RANKS,
+    r"training\.py: _bare, 1": _RANKS,
     r"ranks\.py: .*": _RANKS,
     r"schedules/second_order\.py: __init__, 1": _RANKS,
     r"training\.py: check_training, 10": _RANKS,

@@ -20,6 +20,7 @@ from autolr.integrations._hook import Hook, Log, Tool, logger
 from autolr.integrations._loaders import own_loader, whole
 from autolr.ranks import are_several
 from autolr.suggestion import Suggestion
+from autolr.training import awaits_first_step
 
 try:
     from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
@@ -54,9 +55,10 @@ class AutoLRCallback(Callback):
     writes by other ways (``print``, a file, ``wandb.log``) is written. What is not put back is said in
     :func:`autolr.find_lr`: the attributes of datasets and data modules, for example.
 
-    Several processes (the strategy ``"ddp"``) tune together, and set the same rate. A step has the batches of all of
-    them, each by itself, shuffled in an order of the tuning's own where the loader shuffles; what a step gathers
-    (``self.all_gather``) is the process's own, as where there is one. Only the first process logs and warns.
+    Several processes (the strategy ``"ddp"``; with ``static_graph=True``, after the first step) tune together, and set
+    the same rate. A step has the batches of all of them, each by itself, shuffled in an order of the tuning's own where
+    the loader shuffles; what a step gathers (``self.all_gather``) is the process's own, as where there is one. Only the
+    first process logs and warns.
 
     The length of the run is what epochs or steps leave of it, with the accumulation of the present epoch. A scheduler
     counts as it is stepped, by step or by epoch, ``frequency`` included; an epoch scheduler whose epochs have no known
@@ -129,7 +131,7 @@ class AutoLRCallback(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ARG002 (batch)
         """Tune before the first batch of an epoch for which it is time."""
         epoch = trainer.current_epoch
-        if epoch == self._tuned or not self._hook.is_due(epoch - self._begun):
+        if epoch == self._tuned or not self._hook.is_due(epoch - self._begun) or awaits_first_step(trainer.model):
             return
         self._tuned = epoch
         # the first is set by a function of Lightning's own, the second in an epoch that only averages

@@ -159,6 +159,8 @@ class AutoLRCallback(TrainerCallback):
         if total_steps < 1:  # of a run that is resumed at its end
             return
         check_processes(max(args.n_gpu, 1))
+        if args.world_size > 1 and args.ddp_static_graph:
+            raise ValueError(invalid("ddp_static_graph", "be False: its first backward has to be that of a step", True))
         defaults: dict[str, Any] = {"scaler": getattr(optimizer, "scaler", None)}
         if args.mixed_precision in _HALF:
             defaults["autocast"] = partial(torch.autocast, args.device.type, dtype=_HALF[args.mixed_precision])
@@ -246,6 +248,8 @@ def _as_in_training(model: nn.Module, trainer: Trainer | None) -> Iterator[None]
         try:
             if trainer is not None:
                 vars(trainer)["log"] = _silent
+                if isinstance(trainer.model_wrapped, nn.parallel.DistributedDataParallel):
+                    trainer.model_wrapped = model  # nobody's step waits for other processes
             yield
         finally:
             if trainer is not None:

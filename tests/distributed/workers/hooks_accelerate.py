@@ -4,7 +4,7 @@ from functools import partial
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs
 from harness import unchanged
 from launch import digest, report
 from torch import nn
@@ -24,17 +24,18 @@ class Stream(IterableDataset):
         return iter(PAIRS)
 
 
-def prepared(lr=0.01, accumulated=1, data=PAIRS, *, batch_size=4, **configuration):
+def prepared(lr=0.01, accumulated=1, data=PAIRS, *, batch_size=4, static=False, **configuration):
     """Return an accelerator, and what it has prepared."""
     torch.manual_seed(0)
     accelerator = Accelerator(
         cpu=True,
+        kwargs_handlers=[DistributedDataParallelKwargs(static_graph=static)],
         gradient_accumulation_steps=accumulated,
         dataloader_config=DataLoaderConfiguration(**configuration),
     )
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 1)).double()
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 20)
     loader = DataLoader(data, batch_size=batch_size, shuffle=data is PAIRS)
     return accelerator, *accelerator.prepare(model, optimizer, loader, scheduler)
 
@@ -52,12 +53,20 @@ def found(accelerator, model, optimizer, loader, *, fails=False):
     return find_lr(accelerator, model, loss_fn, optimizer, loader, **SEARCH)
 
 
-def trained(*, search=False, apply=False, lr=0.01, **options):
+def told(suggestion):
+    """Return the rate, and what was found at all that were tried."""
+    return {"suggested": float(suggestion), "found": suggestion.evidence.trace["loss"].tolist()}
+
+
+def trained(*, search=False, apply=False, fails=False, lr=0.01, **options):
     """Return the training's end in bits, its rates, and what was suggested in the middle of the second epoch."""
+    error = None
     accelerator, model, optimizer, loader, scheduler = prepared(lr, **options)
     suggestion = None
     for epoch in range(2):
         for step, (x, y) in enumerate(loader):
+            if fails and (epoch, step) == (1, 1):
+                error = outcome(partial(found, accelerator, model, optimizer, loader, fails=True), model, optimizer)
             if search and (epoch, step) == (1, 1):
                 suggestion = found(accelerator, model, optimizer, loader)
                 if apply:
@@ -68,16 +77,17 @@ def trained(*, search=False, apply=False, lr=0.01, **options):
                 scheduler.step()
                 optimizer.zero_grad()
     return {
+        **({} if suggestion is None else told(suggestion)),
         "end": digest(accelerator.unwrap_model(model), optimizer.optimizer, torch.get_rng_state()),
-        "rates": [optimizer.param_groups[0]["lr"], *scheduler.scheduler.base_lrs],
-        "suggested": None if suggestion is None else float(suggestion),
+        "error": error,
+        "base rates": scheduler.scheduler.base_lrs,
     }
 
 
 def outcome(call, model, optimizer):
     """Return what is raised, or what has changed."""
     try:
-        with unchanged(model, optimizer.optimizer):
+        with unchanged(model, optimizer.optimizer, extra=[model]):
             call()
     except Exception as error:  # noqa: BLE001 (it is reported)
         return [type(error).__name__, str(error)]
@@ -88,25 +98,25 @@ def suggested(**options):
     """Return what is suggested before a training, or what is raised."""
     accelerator, model, optimizer, loader, _ = prepared(**options)
     try:
-        return float(found(accelerator, model, optimizer, loader))
+        return told(found(accelerator, model, optimizer, loader))
     except ValueError as error:
         return str(error)
 
 
 def main():
-    fresh = prepared()
     report(
         {
             "without": trained(),
             "suggests": trained(search=True),
             "applies": trained(search=True, apply=True, lr=1e-7),
-            "fault": outcome(partial(found, *fresh[:4], fails=True), fresh[1], fresh[2]),
+            "fault": trained(fails=True),
             "whole": suggested(),
             "accumulated": suggested(accumulated=2),
             "split": suggested(batch_size=8, split_batches=True),
             "seeded": suggested(use_seedable_sampler=True),
             "stream": suggested(data=Stream(), dispatch_batches=False),
             "dispatched": suggested(data=Stream()),
+            "static graph": suggested(static=True),
         }
     )
     dist.destroy_process_group()

@@ -63,6 +63,11 @@ class Caught(AutoLRCallback):
             pl_module.fails = False
 
 
+def found(suggestion):
+    """Return the losses behind a suggestion of one step."""
+    return None if suggestion.method == "search" else suggestion.evidence.differentials.loss_post.ravel().tolist()
+
+
 def trained(callback=None, *, lr=0.01, accumulated=1, strategy="auto", devices=1):
     """Return the training's end in bits, its rates, and what was suggested."""
     torch.manual_seed(0)
@@ -73,7 +78,7 @@ def trained(callback=None, *, lr=0.01, accumulated=1, strategy="auto", devices=1
         devices=devices,
         strategy=strategy,
         accumulate_grad_batches=accumulated,
-        max_epochs=3,
+        max_epochs=2,
         callbacks=[] if callback is None else [callback],
         **quiet,
     )
@@ -83,8 +88,9 @@ def trained(callback=None, *, lr=0.01, accumulated=1, strategy="auto", devices=1
     [optimizer], [config] = trainer.optimizers, trainer.lr_scheduler_configs
     return {
         "end": digest(module, optimizer, torch.get_rng_state()),
-        "rates": [optimizer.param_groups[0]["lr"], *config.scheduler.base_lrs],
+        "base rates": config.scheduler.base_lrs,
         "suggested": [] if callback is None else [float(suggestion) for suggestion in callback.suggestions],
+        "found": [] if callback is None else [found(suggestion) for suggestion in callback.suggestions],
         "error": getattr(callback, "error", None),
     }
 
@@ -100,11 +106,12 @@ def main():
         {
             "without": fit(strategy=ddp()),
             "suggests": fit(AutoLRCallback(apply=False, every_n_epochs=1, rng=0, **TUNE), strategy=ddp()),
-            "applies": fit(AutoLRCallback(rng=0, log=said.append, **SEARCH), lr=1e-7, strategy=ddp()),
-            "said": len(said),
+            "applies": {
+                **fit(AutoLRCallback(rng=0, log=said.append, **SEARCH), lr=1e-7, strategy=ddp()),
+                "logged": len(said),
+            },
             "without, static": fit(strategy=static()),
-            "suggests, static": fit(strategy=static()),
-            "without, unused": fit(strategy=unused()),
+            "suggests, static": fit(AutoLRCallback(apply=False, **TUNE), strategy=static()),
             "suggests, unused": fit(AutoLRCallback(apply=False, **TUNE), strategy=unused()),
             "fault": fit(Caught(rng=0, **TUNE), strategy=ddp()),
         }

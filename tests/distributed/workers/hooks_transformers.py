@@ -72,6 +72,13 @@ def sentences(num=48):
     return [{"x": x, "labels": y} for x, y in zip(X, labels, strict=True)]
 
 
+def found(hook):
+    """Return the losses behind what was suggested."""
+    if hook is None or hook.suggestion is None or hook.suggestion.method == "search":
+        return None
+    return hook.suggestion.evidence.differentials.loss_post.ravel().tolist()
+
+
 def trained(callback=None, *, lr=0.01, accumulated=1, with_trainer=True, kind=AutoLRCallback, **arguments):
     """Return the training's end in bits, its rates, and what was suggested with the options ``callback``."""
     torch.manual_seed(0)
@@ -98,15 +105,16 @@ def trained(callback=None, *, lr=0.01, accumulated=1, with_trainer=True, kind=Au
         trainer.train()
     return {
         "end": digest(trainer.model, trainer.optimizer.optimizer, torch.get_rng_state()),
-        "rates": trainer.lr_scheduler.base_lrs,
-        "suggested": [] if hook is None else [float(suggestion) for suggestion in hook.suggestions],
+        "base rates": trainer.lr_scheduler.base_lrs,
+        "suggested": None if hook is None or hook.suggestion is None else float(hook.suggestion),
+        "found": found(hook),
         "logged": sum("autolr/learning_rate" in entry for entry in trainer.state.log_history),
         "error": getattr(hook, "error", None),
     }
 
 
 def main():
-    suggests = partial(trained, {**TUNE, "apply": False, "log": None})
+    suggests = partial(trained, {**TUNE, "apply": False})
     each = {"average_tokens_across_devices": False}
     report(
         {
@@ -114,7 +122,7 @@ def main():
             "suggests": suggests(),
             "suggests, trainer unknown": suggests(with_trainer=False),
             "suggests, items of each": suggests(**each),
-            "applies": trained({**SEARCH, "log": None}, lr=1e-7),
+            "applies": trained({**SEARCH, "log": True}, lr=1e-7),
             "fault": trained(TUNE, kind=Caught),
         }
     )
