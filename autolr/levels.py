@@ -14,7 +14,7 @@ class Level:
     """The level of all intervals, sets and bounds of a result.
 
     Attributes:
-        nominal: What they hold with, over all looks at the result together.
+        nominal: The level asked for. What all looks together hold with is another question: see :func:`level_of`.
         corrected: The level at which each is computed: the nominal one, higher where there was more than one look.
     """
 
@@ -29,11 +29,13 @@ class Level:
 
 
 def level_of(settings: Settings, confidence_level: float | None = None) -> Level:
-    """Return the level for a result with these settings.
+    r"""Return the level for a result with these settings.
 
     An adaptive tuning plans its looks, and all of them share the error; see
     :func:`autolr.statistics.sequential.look_level`. A result that was extended was seen before, without a plan: its
-    k-th state is corrected as the k-th of any number of looks.
+    k-th state is corrected as the k-th of any number of looks. The first one, before any extension, is not corrected,
+    as none was to follow. With :math:`\alpha` for 1 minus the level, all states from the second on together spend at
+    most :math:`0.39 \alpha`, and with the first one up to :math:`1.39 \alpha`.
 
     Args:
         settings: Of a result. ``confidence_level`` is the default, ``num_looks`` how many an adaptive tuning planned,
