@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import nn, optim
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, Sampler
 
 import autolr
 from autolr import plotting, statistics
@@ -19,6 +19,7 @@ from autolr._plot_axes import pair_of_axes
 from autolr._validation import check_delta
 from autolr.differentials import LossDifferentials
 from autolr.integrations._hook import Hook
+from autolr.integrations._loaders import whole
 from autolr.plot_range import plot_range
 from autolr.plot_schedules import plot_rates
 from autolr.range_result import RUN_COLUMNS, RangeTest
@@ -567,9 +568,25 @@ WRONG = [
     (lambda: Hook(log=3), TypeError, "`log` must be a function of a suggestion or None, got 3."),
     (lambda: Hook(every_n_epochs=0), ValueError, "`every_n_epochs` must be at least 1, got 0."),
     (lambda: Hook(options={"colour": 1}), TypeError, "`options` must be those of tool='find_lr', got 'colour'."),
+    (lambda: whole(ranked(Sampler), "data"), ValueError, "`data` must be shared out by a sampler of torch or of the f"),
+    (lambda: whole(ranked(DistributedSampler), "data"), ValueError, "`data` must be shared out by a sampler of torch"),
+    (lambda: whole(ranked(IterableDataset), "data"), ValueError, "`data` must hold a dataset with a length where ther"),
     (lambda: hook_run([0]), ValueError, "`groups` must be left out where a scheduler is attached, which moves all gro"),
     (lambda: autolr.AutoLR, AttributeError, "module 'autolr' has no attribute 'AutoLR'"),
 ]  # fmt: skip
+
+
+def ranked(kind):
+    """Return a sampler or a dataset that is of one process of several."""
+
+    class Ranked(kind):
+        def __init__(self):
+            self.rank = 1
+
+        def __iter__(self):
+            return iter(())
+
+    return Ranked()
 
 
 def detached_tuner():

@@ -1,6 +1,7 @@
 """find_lr on what an ``Accelerator`` has prepared: its own steps, and a training after it that does not notice."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -206,8 +207,15 @@ def test_wrong_arguments_are_refused(monkeypatch):
     accelerator, model, optimizer, loader, _ = prepared()
     with pytest.raises(TypeError, match=r"`accelerator` must be an accelerate\.Accelerator, got 3"):
         found(3, model, optimizer, loader)
-    monkeypatch.setattr(type(accelerator), "num_processes", 2)
-    with pytest.raises(ValueError, match=r"`accelerator` must have one process, on one device .*, got 2"):
+    state = accelerator.state
+    for kind in ("DEEPSPEED", "FSDP"):
+        monkeypatch.setitem(state._shared_state, "distributed_type", accelerate.DistributedType(kind))
+        monkeypatch.setitem(state._shared_state, "num_processes", 2)
+        monkeypatch.setitem(state._shared_state, "fsdp_plugin", SimpleNamespace(fsdp_version=1))
+        with pytest.raises(ValueError, match=f"`accelerator` must train several processes by .*, got '{kind}'"):
+            found(accelerator, model, optimizer, loader)
+    monkeypatch.setitem(state._shared_state, "parallelism_config", accelerate.ParallelismConfig(tp_size=2))
+    with pytest.raises(ValueError, match="`accelerator` must have the whole model, or a shard of FSDP2, on one device"):
         found(accelerator, model, optimizer, loader)
 
 

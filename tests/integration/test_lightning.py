@@ -12,15 +12,18 @@ import pytest
 import torch
 from harness import unchanged
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, SequentialSampler, TensorDataset
 
 from autolr import AutoLRTuner
 
 pl = pytest.importorskip("lightning.pytorch")
 torchmetrics = pytest.importorskip("torchmetrics")
 
-from lightning.pytorch.loggers.logger import DummyLogger  # noqa: E402 (after what skips)
+from lightning.fabric.utilities.distributed import DistributedSamplerWrapper  # noqa: E402 (after what skips)
+from lightning.pytorch.loggers.logger import DummyLogger  # noqa: E402
+from lightning.pytorch.strategies import FSDPStrategy  # noqa: E402
 
+from autolr.integrations import _loaders  # noqa: E402
 from autolr.integrations import lightning as hooks  # noqa: E402 (after what skips)
 from autolr.integrations.lightning import AutoLRCallback  # noqa: E402
 
@@ -746,10 +749,19 @@ def test_batches_that_can_be_read_once_only_are_refused():
         fit(AutoLRCallback(**CHEAP), module=Light, data=data, max_epochs=1)
 
 
-def test_several_processes_are_refused():
-    trainer = Mock(spec=pl.Trainer, world_size=2, current_epoch=0)
-    with pytest.raises(ValueError, match="`trainer` must train in one process, got 2"):
+def test_a_strategy_that_wraps_the_model_in_its_own_way_is_refused():
+    trainer = Mock(spec=pl.Trainer, world_size=2, current_epoch=0, strategy=FSDPStrategy())
+    with pytest.raises(
+        ValueError, match=r"`strategy` must be 'ddp', or a ModelParallelStrategy .*, got 'FSDPStrategy'"
+    ):
         AutoLRCallback().on_train_start(trainer, Light())
+
+
+def test_a_sampler_that_lightning_has_wrapped_is_read_as_a_whole(monkeypatch):
+    monkeypatch.setattr(_loaders, "are_several", lambda: True)
+    sampler = DistributedSamplerWrapper(SequentialSampler(X[:, 0]), num_replicas=2, rank=1)
+    own = _loaders.own_loader(DataLoader(X[:, 0], batch_size=None, sampler=sampler), name="train_dataloader")
+    torch.testing.assert_close(torch.stack(list(own)), X[:, 0])
 
 
 @pytest.mark.parametrize(

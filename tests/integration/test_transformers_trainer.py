@@ -488,11 +488,19 @@ def test_a_run_that_is_resumed_at_its_end_is_not_tuned(tmp_path):
     assert callback.suggestion is None
 
 
-def test_several_processes_are_refused(tmp_path, monkeypatch):
+def test_several_devices_of_one_process_are_refused(tmp_path, monkeypatch):
     trainer = a_trainer(tmp_path)
     trainer.add_callback(AutoLRCallback(trainer))
     monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda _: 2 if trainer.is_in_train else 1))
-    with pytest.raises(ValueError, match=r"`accelerator` must have one process, on one device .*, got 2"):
+    with pytest.raises(ValueError, match=r"`accelerator` must have the whole model, .*, got '2 devices'"):
+        trainer.train()
+
+
+def test_a_static_graph_of_several_processes_is_refused(tmp_path, monkeypatch):
+    trainer = a_trainer(tmp_path, ddp_static_graph=True)
+    trainer.add_callback(AutoLRCallback(trainer))
+    monkeypatch.setattr(TrainingArguments, "world_size", property(lambda _: 2 if trainer.is_in_train else 1))
+    with pytest.raises(ValueError, match=r"`ddp_static_graph` must be False: its first backward .*, got True"):
         trainer.train()
 
 

@@ -5,6 +5,7 @@ from functools import partial
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState, GradientState
 from harness import unchanged
 from launch import digest, report
 from torch import nn
@@ -24,7 +25,13 @@ class Stream(IterableDataset):
         return iter(PAIRS)
 
 
-def prepared(lr=0.01, accumulated=1, data=PAIRS, *, batch_size=4, static=False, **configuration):
+def forget():
+    """Forget the accelerators of this process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def prepared(lr=0.01, accumulated=1, *, is_stream=False, batch_size=4, static=False, **configuration):
     """Return an accelerator, and what it has prepared."""
     torch.manual_seed(0)
     accelerator = Accelerator(
@@ -36,7 +43,7 @@ def prepared(lr=0.01, accumulated=1, data=PAIRS, *, batch_size=4, static=False, 
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 1)).double()
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 20)
-    loader = DataLoader(data, batch_size=batch_size, shuffle=data is PAIRS)
+    loader = DataLoader(Stream() if is_stream else PAIRS, batch_size=batch_size, shuffle=not is_stream)
     return accelerator, *accelerator.prepare(model, optimizer, loader, scheduler)
 
 
@@ -55,7 +62,7 @@ def found(accelerator, model, optimizer, loader, *, fails=False):
 
 def told(suggestion):
     """Return the rate, and what was found at all that were tried."""
-    return {"suggested": float(suggestion), "found": suggestion.evidence.trace["loss"].tolist()}
+    return {"suggested": [float(suggestion)], "found": suggestion.evidence.trace["loss"].tolist()}
 
 
 def trained(*, search=False, apply=False, fails=False, lr=0.01, **options):
@@ -114,8 +121,8 @@ def main():
             "accumulated": suggested(accumulated=2),
             "split": suggested(batch_size=8, split_batches=True),
             "seeded": suggested(use_seedable_sampler=True),
-            "stream": suggested(data=Stream(), dispatch_batches=False),
-            "dispatched": suggested(data=Stream()),
+            "stream": suggested(is_stream=True, dispatch_batches=False),
+            "dispatched": suggested(is_stream=True),
             "static graph": suggested(static=True),
         }
     )

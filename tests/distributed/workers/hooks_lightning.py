@@ -85,12 +85,13 @@ def trained(callback=None, *, lr=0.01, accumulated=1, strategy="auto", devices=1
     torch.manual_seed(dist.get_rank() if devices > 1 else 0)  # of each rank, as a training may have it
     with warnings.catch_warnings(action="ignore"):  # advice
         trainer.fit(module, DataLoader(TensorDataset(X, Y), batch_size=4, shuffle=True))
+    suggestions = [] if callback is None else callback.suggestions
     [optimizer], [config] = trainer.optimizers, trainer.lr_scheduler_configs
     return {
         "end": digest(module, optimizer, torch.get_rng_state()),
         "base rates": config.scheduler.base_lrs,
-        "suggested": [] if callback is None else [float(suggestion) for suggestion in callback.suggestions],
-        "found": [] if callback is None else [found(suggestion) for suggestion in callback.suggestions],
+        "suggested": [float(suggestion) for suggestion in suggestions],
+        "found": [found(suggestion) for suggestion in suggestions],
         "error": getattr(callback, "error", None),
     }
 

@@ -72,11 +72,9 @@ def sentences(num=48):
     return [{"x": x, "labels": y} for x, y in zip(X, labels, strict=True)]
 
 
-def found(hook):
-    """Return the losses behind what was suggested."""
-    if hook is None or hook.suggestion is None or hook.suggestion.method == "search":
-        return None
-    return hook.suggestion.evidence.differentials.loss_post.ravel().tolist()
+def found(suggestion):
+    """Return the losses behind a suggestion of one step."""
+    return None if suggestion.method == "search" else suggestion.evidence.differentials.loss_post.ravel().tolist()
 
 
 def trained(callback=None, *, lr=0.01, accumulated=1, with_trainer=True, kind=AutoLRCallback, **arguments):
@@ -103,11 +101,12 @@ def trained(callback=None, *, lr=0.01, accumulated=1, with_trainer=True, kind=Au
         trainer.add_callback(hook)
     with warnings.catch_warnings(action="ignore"):
         trainer.train()
+    suggestions = [] if hook is None else hook.suggestions
     return {
         "end": digest(trainer.model, trainer.optimizer.optimizer, torch.get_rng_state()),
         "base rates": trainer.lr_scheduler.base_lrs,
-        "suggested": None if hook is None or hook.suggestion is None else float(hook.suggestion),
-        "found": found(hook),
+        "suggested": [float(suggestion) for suggestion in suggestions],
+        "found": [found(suggestion) for suggestion in suggestions],
         "logged": sum("autolr/learning_rate" in entry for entry in trainer.state.log_history),
         "error": getattr(hook, "error", None),
     }
