@@ -238,7 +238,7 @@ class _Together(Ranks):
     def close(self) -> None:
         """End the sign of life, and the group."""
         self._watch.stop()
-        for backend, timeout in self._timeouts:
+        for backend, timeout in reversed(self._timeouts):  # a group may have one backend for several devices
             backend._set_default_timeout(timeout)
         if self.group not in _groups.values():
             dist.destroy_process_group(self.group)

@@ -75,6 +75,7 @@ def test_a_rank_that_does_not_come_is_named_and_the_next_call_succeeds(outcomes)
     assert words.startswith("Every rank must make the same call, got none of rank 1 in 4 s")
     assert seconds < SOON
     assert [rank["afterwards"][0] for rank in outcomes] == ["nothing", "nothing"]
+    assert [rank["timeout of the user's group"] for rank in outcomes] == [1800.0, 1800.0]
 
 
 def test_all_ranks_have_ended_within_a_minute():

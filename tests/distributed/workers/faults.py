@@ -96,6 +96,8 @@ def main():
         told["absent"] = outcome(tune) if rank == 0 else ["nothing", "", 0.0]
     dist.barrier()
     told["afterwards"] = outcome(tune)
+    group = dist.distributed_c10d._get_default_group()
+    told["timeout of the user's group"] = group._get_backend(torch.device("cpu")).options._timeout.total_seconds()
     # last, as a collective that has timed out leaves its group of no use
     sharded = nn.Sequential(nn.Linear(5, 8), nn.Linear(8, 1))
     fully_shard(sharded[0])
