@@ -243,7 +243,7 @@ def check_training(
 def _bare(model: nn.Module) -> tuple[nn.Module, tuple[int, ...]]:
     """Return the model within ``DistributedDataParallel``, whose forwards and backwards communicate, and its ranks."""
     wrapped = getattr(model, "_orig_mod", model)  # of torch.compile
-    if awaits_first_step(wrapped):
+    if awaits_first_step(model):
         begun = "have taken its first step where static_graph=True (or be tuned before it is wrapped)"
         raise ValueError(invalid("model", begun, type(wrapped).__name__))
     if not isinstance(wrapped, nn.parallel.DistributedDataParallel):
@@ -256,8 +256,9 @@ def awaits_first_step(model: Any) -> bool:
 
     It counts every backward into its weights until then, those of probes too, and would reduce no gradient after them.
     """
-    is_static = isinstance(model, nn.parallel.DistributedDataParallel) and model.static_graph
-    return bool(is_static and not model._static_graph_delay_allreduce_enqueued)
+    wrapped = getattr(model, "_orig_mod", model)
+    is_static = isinstance(wrapped, nn.parallel.DistributedDataParallel) and wrapped.static_graph
+    return bool(is_static and not wrapped._static_graph_delay_allreduce_enqueued)
 
 
 def _device(device: torch.device | str | None, parameter: torch.Tensor) -> torch.device:

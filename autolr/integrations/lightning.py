@@ -217,7 +217,8 @@ def _preparing(trainer: Trainer, module: LightningModule) -> Callable[[Batch], B
 def _check_trainer(trainer: Trainer, module: LightningModule) -> None:
     """Raise unless the trainer's step is known and can be taken here."""
     strategy = trainer.strategy
-    is_known = isinstance(strategy.model, DistributedDataParallel) or isinstance(strategy, ModelParallelStrategy)
+    model = getattr(strategy.model, "_orig_mod", strategy.model)  # of torch.compile
+    is_known = isinstance(model, DistributedDataParallel) or isinstance(strategy, ModelParallelStrategy)
     if trainer.world_size > 1 and not is_known:
         known = "be 'ddp', or a ModelParallelStrategy with fully_shard, where there are several processes"
         raise ValueError(invalid("strategy", known, type(strategy).__name__))

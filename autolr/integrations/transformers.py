@@ -15,6 +15,7 @@ from autolr._validation import invalid
 from autolr.batches import MicroBatches
 from autolr.integrations._hook import Hook, Log, Tool, training_mode
 from autolr.probing.state import preserved_state
+from autolr.ranks import are_several
 from autolr.suggestion import Suggestion
 
 try:
@@ -248,8 +249,8 @@ def _as_in_training(model: nn.Module, trainer: Trainer | None) -> Iterator[None]
         try:
             if trainer is not None:
                 vars(trainer)["log"] = _silent
-                if isinstance(trainer.model_wrapped, nn.parallel.DistributedDataParallel):
-                    trainer.model_wrapped = model  # nobody's step waits for other processes
+                if are_several():
+                    trainer.model_wrapped = model  # whose forward waits for no other process
             yield
         finally:
             if trainer is not None:

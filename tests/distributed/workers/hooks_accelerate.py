@@ -5,10 +5,10 @@ from functools import partial
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs
-from accelerate.state import AcceleratorState, GradientState
 from harness import unchanged
 from launch import digest, report
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from autolr.integrations.accelerate import find_lr
@@ -25,13 +25,7 @@ class Stream(IterableDataset):
         return iter(PAIRS)
 
 
-def forget():
-    """Forget the accelerators of this process."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-
-
-def prepared(lr=0.01, accumulated=1, *, is_stream=False, batch_size=4, static=False, **configuration):
+def prepared(lr=0.01, accumulated=1, *, is_stream=False, batch_size=4, static=False, sharded=False, **configuration):
     """Return an accelerator, and what it has prepared."""
     torch.manual_seed(0)
     accelerator = Accelerator(
@@ -41,10 +35,13 @@ def prepared(lr=0.01, accumulated=1, *, is_stream=False, batch_size=4, static=Fa
         dataloader_config=DataLoaderConfiguration(**configuration),
     )
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 1)).double()
+    if sharded:  # as Accelerate does on GPUs only
+        fully_shard(model)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 20)
     loader = DataLoader(Stream() if is_stream else PAIRS, batch_size=batch_size, shuffle=not is_stream)
-    return accelerator, *accelerator.prepare(model, optimizer, loader, scheduler)
+    prepared_model = model if sharded else accelerator.prepare(model)
+    return accelerator, prepared_model, *accelerator.prepare(optimizer, loader, scheduler)
 
 
 def found(accelerator, model, optimizer, loader, *, fails=False):
@@ -124,6 +121,7 @@ def main():
             "stream": suggested(is_stream=True, dispatch_batches=False),
             "dispatched": suggested(is_stream=True),
             "static graph": suggested(static=True),
+            "sharded": suggested(sharded=True),
         }
     )
     dist.destroy_process_group()

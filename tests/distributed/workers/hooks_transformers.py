@@ -1,5 +1,6 @@
 """Trainings by a ``Trainer`` of several processes, with the callback and without; :func:`trained` is of one too."""
 
+import os
 import tempfile
 import warnings
 from functools import partial
@@ -14,7 +15,13 @@ from transformers import PretrainedConfig, Trainer, TrainingArguments
 import autolr
 from autolr.integrations.transformers import AutoLRCallback
 
-TUNE = {"tool": "tune", "num_subsamples": 3, "learning_rates": autolr.log_grid(1e-4, 1.0, 9), "engine": "line"}
+TUNE = {
+    "tool": "tune",
+    "num_subsamples": 3,
+    "learning_rates": autolr.log_grid(1e-4, 1.0, 9),
+    "engine": "line",
+    "evaluation": "subsample",  # so that rows are the same, whether a step is one of the loader's items or several
+}
 SEARCH = {"effort": "fast", "max_evaluations": 40}
 
 
@@ -91,7 +98,7 @@ def trained(callback=None, *, lr=0.01, accumulated=1, with_trainer=True, kind=Au
         report_to=[],
         disable_tqdm=True,
         logging_strategy="no",
-        ddp_backend="gloo",
+        ddp_backend="gloo" if "RANK" in os.environ else None,
         **arguments,
     )
     trainer = Gathering(Tagger(), given, train_dataset=sentences())
