@@ -137,10 +137,10 @@ def gaps(losses: FloatArray, untrained: float) -> tuple[FloatArray, str]:
 
 
 def vertex(exponents: Sequence[float], heights: FloatArray) -> float:
-    r"""Return where the parabola through three equidistant points is lowest, at most a step outside of them.
+    r"""Return where the parabola through three equidistant points is lowest, at most at the outermost of them.
 
-    For :math:`x_1 - h, x_1, x_1 + h` that is :math:`x_1 + \frac{h}{2} \frac{y_0 - y_2}{y_0 - 2 y_1 + y_2}`. Where the
-    parabola has no minimum, it is the lowest point.
+    For :math:`x_1 - h, x_1, x_1 + h` that is :math:`x_1 + \frac{h}{2} \frac{y_0 - y_2}{y_0 - 2 y_1 + y_2}`, or the end
+    that is nearer to it. Where the parabola has no minimum, it is the lowest point.
 
     Args:
         exponents: Decimal logarithms of the rates, increasing.
@@ -156,7 +156,9 @@ def vertex(exponents: Sequence[float], heights: FloatArray) -> float:
     if bend <= 0.0:
         return float(exponents[int(np.argmin(heights))])
     offset = spacing / 2.0 * (low - high) / bend
-    return float(exponents[1]) + min(max(offset, -2.0 * spacing), 2.0 * spacing)
+    # NOTE: of losses that fall nearly along a line, noise decides how far away the vertex is: anywhere beyond the end,
+    # or at it where the line bends the other way. Beyond the ends nothing was trained.
+    return float(exponents[1]) + min(max(offset, -spacing), spacing)
 
 
 def half_width(target: Target, vertices: Sequence[float]) -> float:

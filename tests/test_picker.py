@@ -15,10 +15,11 @@ def test_the_vertex_of_a_parabola_is_its_minimum(center, bend, height):
     assert vertex(x, bend * (np.array(x) - center) ** 2 + height) == pytest.approx(center, abs=1e-9)
 
 
-def test_the_vertex_is_at_most_a_step_outside_and_at_the_lowest_point_of_a_concave_curve():
+def test_the_vertex_is_at_an_end_of_a_line_however_little_it_bends_and_at_the_lowest_point_of_a_concave_curve():
     x = [-1.0, -0.5, 0.0]
-    assert vertex(x, np.array([0.0, 1.0, 2.0001])) == -1.5
-    assert vertex(x, np.array([2.0001, 1.0, 0.0])) == 0.5
+    for bend in (-1e-3, 0.0, 1e-3):
+        assert vertex(x, np.array([0.0, 1.0 - bend, 2.0])) == -1.0
+        assert vertex(x, np.array([2.0, 1.0 - bend, 0.0])) == 0.0
     assert vertex(x, np.array([0.0, 0.4, 0.5])) == -1.0
     assert vertex(x, np.array([0.5, 0.5, 0.5])) == -1.0
 
