@@ -154,8 +154,6 @@ def own_loader(data: Any, *, name: str = "data") -> Any:
 
 @_loaders.whole.register
 def _(part: BatchSamplerShard, name: str) -> Any:
-    if part.num_processes == 1:  # set by a trainer whose batch sampler takes a part by itself
-        return _loaders.whole(part.batch_sampler, name)
     batches = _loaders.whole(part.batch_sampler, name)
     return _Pieces(batches, part.batch_size // part.num_processes) if part.split_batches else batches
 

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 accelerate = pytest.importorskip("accelerate")
 
-from accelerate.state import AcceleratorState, GradientState  # noqa: E402 (after what skips)
+from accelerate.state import AcceleratorState, GradientState, PartialState  # noqa: E402 (after what skips)
 
 from autolr.integrations.accelerate import find_lr  # noqa: E402
 
@@ -207,14 +207,14 @@ def test_wrong_arguments_are_refused(monkeypatch):
     accelerator, model, optimizer, loader, _ = prepared()
     with pytest.raises(TypeError, match=r"`accelerator` must be an accelerate\.Accelerator, got 3"):
         found(3, model, optimizer, loader)
-    state = accelerator.state
+    partial, state = PartialState._shared_state, AcceleratorState._shared_state
     for kind in ("DEEPSPEED", "FSDP"):
-        monkeypatch.setitem(state._shared_state, "distributed_type", accelerate.DistributedType(kind))
-        monkeypatch.setitem(state._shared_state, "num_processes", 2)
-        monkeypatch.setitem(state._shared_state, "fsdp_plugin", SimpleNamespace(fsdp_version=1))
+        monkeypatch.setitem(partial, "distributed_type", accelerate.DistributedType(kind))
+        monkeypatch.setitem(partial, "num_processes", 2)
+        monkeypatch.setitem(state, "fsdp_plugin", SimpleNamespace(fsdp_version=1))
         with pytest.raises(ValueError, match=f"`accelerator` must train several processes by .*, got '{kind}'"):
             found(accelerator, model, optimizer, loader)
-    monkeypatch.setitem(state._shared_state, "parallelism_config", accelerate.ParallelismConfig(tp_size=2))
+    monkeypatch.setitem(state, "parallelism_config", accelerate.ParallelismConfig(tp_size=2))
     with pytest.raises(ValueError, match="`accelerator` must have the whole model, or a shard of FSDP2, on one device"):
         found(accelerator, model, optimizer, loader)
 
