@@ -60,5 +60,6 @@ def digest(*states: Any) -> str:
     for state in states:
         saved = state if isinstance(state, torch.Tensor) else state.state_dict()
         for leaf in tree_leaves(saved):
-            bits.update(leaf.detach().numpy().tobytes() if isinstance(leaf, torch.Tensor) else repr(leaf).encode())
+            own = getattr(leaf, "_local_tensor", leaf)  # of what is sharded
+            bits.update(own.detach().numpy().tobytes() if isinstance(own, torch.Tensor) else repr(own).encode())
     return bits.hexdigest()

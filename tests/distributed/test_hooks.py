@@ -61,7 +61,8 @@ def test_lightning_tunes_as_one_process_that_accumulates_the_batches_of_both(tra
     callback = lightning.AutoLRCallback(apply=False, rng=0, **lightning.TUNE)
     expected = lightning.trained(callback, accumulated=2)["found"][0]
     for rank in trained:
-        as_one_process(rank["suggests"]["found"][0], expected)
+        for name in ("suggests", "sharded"):
+            as_one_process(rank[name]["found"][0], expected)
 
 
 @pytest.fixture

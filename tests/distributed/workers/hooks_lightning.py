@@ -9,8 +9,9 @@ import torchmetrics
 from harness import unchanged
 from launch import digest, report
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader, TensorDataset
 
 import autolr
@@ -31,6 +32,10 @@ class Module(LightningModule):
         self.net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Tanh(), nn.Linear(8, 1))
         self.metric = torchmetrics.MeanMetric()
         self.double()
+
+    def configure_model(self):
+        if isinstance(self.trainer.strategy, ModelParallelStrategy):
+            fully_shard(self.net, mesh=self.device_mesh["data_parallel"])
 
     def training_step(self, batch, batch_idx):
         if self.fails and batch_idx > 0 and dist.get_rank() == 1:
@@ -102,6 +107,7 @@ def main():
     fit = partial(trained, devices=2)
     ddp = partial(DDPStrategy, process_group_backend="gloo")
     static = partial(ddp, static_graph=True)
+    sharded = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)
     unused = partial(ddp, find_unused_parameters=True)
     report(
         {
@@ -114,6 +120,7 @@ def main():
             "without, static": fit(strategy=static()),
             "suggests, static": fit(AutoLRCallback(apply=False, **TUNE), strategy=static()),
             "suggests, unused": fit(AutoLRCallback(apply=False, **TUNE), strategy=unused()),
+            "sharded": fit(AutoLRCallback(apply=False, rng=0, **TUNE), strategy=sharded),
             "fault": fit(Caught(rng=0, **TUNE), strategy=ddp()),
         }
     )
