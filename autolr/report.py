@@ -281,7 +281,7 @@ def _table_of_finalists(decision: Settings) -> list[Markup]:
     columns = [Column("learning rate", rates, _rate_texts(rates)), Column(_JUDGED[decision["judged_by"]], losses)]
     of_each = " of each stream" if len(decision["vertices"]) > 1 else ""
     lowest = ", ".join(format_rate(vertex) for vertex in decision["vertices"])
-    text = f"Between the finalists{of_each}, the loss is lowest at {lowest}, after {decision['last_step']} steps."
+    text = f"Judged by the finalists{of_each}, the loss is lowest at {lowest}, after {decision['last_step']} steps."
     return [sortable_table("The finalists", columns), element("p", text)]
 
 

@@ -18,7 +18,7 @@ def search_verdict(suggestion: "Suggestion") -> str:
         share = f"{100.0 * suggestion.confidence_level:.0f}%"
         answer = _answer(suggestion)
         certainty = (
-            f"Between {low} and {high} lies one within 5% of the best loss, for about {share} of benchmark tasks."
+            f"Between {low} and {high} lies a rate within 5% of the best loss, for about {share} of benchmark tasks."
         )
         remedy = "Next: train with it; suggestion.apply(optimizer) sets it."
     else:

@@ -332,6 +332,19 @@ def test_a_stream_that_diverges_leaves_the_others_their_say(monkeypatch):
     assert len(set(suggestion.evidence.trace["stream"])) == 3
 
 
+@pytest.mark.parametrize(("end", "beyond"), [(max, "larger"), (min, "smaller")])
+def test_a_best_rate_at_an_end_of_the_finalists_is_said(monkeypatch, end, beyond):
+    def at_the_end(*arguments, **options):
+        scan = search_stream(*arguments, **options)
+        scan.vertex = exponent(end(scan.finalists))
+        return scan
+
+    sentence = f"est rate of the finals was the best of them: a {beyond} one may be better."
+    assert sentence not in str(found(total_steps=10_000))
+    monkeypatch.setattr("autolr.search.search_stream", at_the_end)
+    assert sentence in str(found(total_steps=10_000))
+
+
 def test_what_diverges_below_the_pick_is_no_edge():
     def stream(given_up):
         courses = {}
@@ -499,7 +512,7 @@ def test_the_verdict_in_full():
     assert lines[0].startswith("Learning rate 0.0")
     assert lines[0].endswith(", for 10000 steps under the schedule cosine and the best held-out loss.")
     assert re.fullmatch(
-        r"Between \S+ and \S+ lies one within 5% of the best loss, for about 90% of benchmark tasks\.", lines[1]
+        r"Between \S+ and \S+ lies a rate within 5% of the best loss, for about 90% of benchmark tasks\.", lines[1]
     )
     assert lines[2].startswith("Training diverges from ")
     assert "gradient evaluations in" in lines[3]

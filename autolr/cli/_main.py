@@ -24,8 +24,8 @@ exit status:
 
 On a terminal, lines are wrapped, the pick is bold and caveats are dim, unless
 NO_COLOR is set; in a pipe or a file, a sentence is a line, so that grep works.
-Nothing is written outside of the paths given (demo: autolr-demo.png, unless
---plot names another). Of a user's code, only what --factory names is run.
+Files are written only to the paths given. Of a user's code, only what
+--factory names is run.
 More: autolr COMMAND --help
 """
 

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import re
 import warnings
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
     from autolr.suggestion import Suggestion
 
 _COLUMNS = ["mean", "low", "high", "prob_improve", "num_diverged"]
+# what a verdict says in Python, and how it is said in a shell
+_IN_A_SHELL = (
+    (r"autolr\.find_lr", "`autolr find`"),
+    (r"; suggestion\.apply\(optimizer\) sets it", ""),
+    (r"learning_rates=autolr\.log_grid\((\S+), (\S+), (\d+)\)", r"--lr-min \1 --lr-max \2 --num-rates \3"),
+    (r"method='(\w+)'", r"--method \1"),
+)
 NOTES = "notes"  # the setting that tells what the rates are about, where a command made the data or the network
 
 
@@ -56,6 +64,18 @@ def suggestion_of(result: TuningResult | SearchResult, method: Method) -> "Sugge
         return result.suggest(method)
 
 
+def in_a_shell(verdict: str) -> str:
+    """Return a verdict with the commands and options that do what it tells to do next.
+
+    Example:
+        >>> in_a_shell("Next: widen the grid, learning_rates=autolr.log_grid(1e-5, 10, 49).")
+        'Next: widen the grid, --lr-min 1e-5 --lr-max 10 --num-rates 49.'
+    """
+    for words, meant in _IN_A_SHELL:
+        verdict = re.sub(words, meant, verdict)
+    return verdict
+
+
 def show(result: TuningResult | SearchResult, output: "Output", *, method: Method = "mean") -> int:
     """Write the result, print notes, table and verdict, and draw; return the exit status."""
     output.write("json", lambda: _json(result).encode())
@@ -65,7 +85,7 @@ def show(result: TuningResult | SearchResult, output: "Output", *, method: Metho
     status = 1
     try:
         suggestion = suggestion_of(result, method)
-        output.say(str(suggestion), strong=format_rate(suggestion.learning_rate))
+        output.say(in_a_shell(str(suggestion)), strong=format_rate(suggestion.learning_rate))
         status = 0 if suggestion.doubt is None else 1
     except NoCandidateError as error:
         output.say(f"I cannot tell: {error}")

@@ -38,7 +38,7 @@ def add_to(commands: Any) -> None:
     add_training(parser, batch_size=32)
     add_tuning(parser)
     add_output(parser)
-    parser.set_defaults(plot="autolr-demo.png", run=run, default_of=parser.get_default)
+    parser.set_defaults(run=run, default_of=parser.get_default)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -67,6 +67,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _show(options: argparse.Namespace, output: Output) -> int:
     """Print what another tool says of the demonstration's network, and draw it."""
+    from autolr.cli._results import in_a_shell
     from autolr.suggestion import Suggestion
 
     of_grids = () if options.tool == "range-test" else _OF_GRIDS
@@ -76,7 +77,7 @@ def _show(options: argparse.Namespace, output: Output) -> int:
     except NoCandidateError as error:
         output.say(f"I cannot tell: {error}")
         return 1
-    output.say(str(shown))
+    output.say(in_a_shell(str(shown)))
     rows, columns = _PANELS[options.tool]
     size = (5.0 * columns + 2.0, 2.5 * rows + 2.0)
     output.draw(lambda figure: shown.plot(figure.subplots(rows, columns)), size)

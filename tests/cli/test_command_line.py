@@ -13,6 +13,7 @@ import pytest
 
 from autolr import LossDifferentials, TuningResult, __version__
 from autolr.cli import main
+from autolr.cli._results import in_a_shell
 
 pty = pytest.importorskip("pty", reason="terminals are those of POSIX")
 fcntl = pytest.importorskip("fcntl")
@@ -130,7 +131,7 @@ def saved(folder):
     delta = (np.log10(np.geomspace(0.01, 10.0, 13)) + 1.0) ** 2 + np.linspace(0.0, 0.1, 15)[:, None]
     result = TuningResult(LossDifferentials(np.geomspace(0.01, 10.0, 13), np.full(15, 2.0), 1.0 + delta))
     result.save(folder / "r.json")
-    return str(result)
+    return in_a_shell(str(result))
 
 
 def test_on_a_terminal_lines_are_wrapped_the_pick_is_bold_and_caveats_are_dim(saved, monkeypatch):

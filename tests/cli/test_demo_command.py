@@ -12,12 +12,12 @@ QUICK = ["--num-subsamples", "20", "--num-rates", "12", "--lr-min", "1e-4"]
 
 
 def test_the_demo_prints_table_verdict_and_picture(capsys, tmp_path):
-    assert main(["demo", *QUICK, "--json", "lr.json"]) == 0
+    assert main(["demo", *QUICK, "--json", "lr.json", "--plot", "lr.png"]) == 0
     words = capsys.readouterr().out
     assert "prob_improve" in words
     assert "Learning rate 0.0" in words
-    assert words.endswith("Result: lr.json\nPicture: autolr-demo.png\n")
-    assert (tmp_path / "autolr-demo.png").read_bytes().startswith(b"\x89PNG")
+    assert words.endswith("Result: lr.json\nPicture: lr.png\n")
+    assert (tmp_path / "lr.png").read_bytes().startswith(b"\x89PNG")
     assert TuningResult.load("lr.json").settings["optimizer"] == "AdamW"
 
 
@@ -43,9 +43,10 @@ def test_a_picture_on_standard_output_is_alone_there(capfdbinary):
     assert b"Learning rate" in captured.err
 
 
-def test_no_decision_is_status_1(capsys):
+def test_no_decision_is_status_1_and_no_file_is_written_unasked(capsys, tmp_path):
     assert main(["demo", *QUICK, "--lr-max", "1e-3"]) == 1
     assert "I cannot tell" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_method_for_which_no_rate_qualifies_is_status_1(capsys):

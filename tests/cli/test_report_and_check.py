@@ -6,6 +6,7 @@ import torch
 
 from autolr import LossDifferentials, TuningResult, find_lr
 from autolr.cli import main
+from autolr.cli._results import in_a_shell
 
 RATES = np.geomspace(0.01, 10.0, 13)  # four in a decade
 
@@ -33,7 +34,7 @@ def test_a_tuning_is_told_again_drawn_and_written_as_a_page(run, folder):
     result.save("r.json")
     status, out, _ = run("report", "r.json", "--html", "r.html", "--plot", "r.png")
     assert status == 0
-    assert str(result) in out
+    assert in_a_shell(str(result)) in out
     assert "0.1 *" in out
     assert out.endswith("Report: r.html\nPicture: r.png\n")
     assert (folder / "r.html").read_text().startswith("<!DOCTYPE html>")
@@ -73,7 +74,7 @@ def test_another_method_is_that_of_the_verdict_the_picture_and_the_page(run, fol
     result.save("r.json")
     status, out, _ = run("report", "r.json", "--method", "median", "--html", "r.html")
     assert status == 0
-    assert str(result.suggest("median")) in out
+    assert in_a_shell(str(result.suggest("median"))) in out
     result.to_html("again.html", method="median")
     assert (folder / "again.html").read_bytes() == (folder / "r.html").read_bytes()
 

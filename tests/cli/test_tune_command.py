@@ -57,6 +57,17 @@ def test_a_regression_is_that_of_a_network_on_standardized_columns(run):
     ]
 
 
+def test_what_to_do_next_is_told_in_options_and_commands(run):
+    table = ["tune", "t.csv", "--target", "class", "--num-subsamples", "40"]
+    status, out, _ = run(*table, "--lr-min", "1e-4", "--lr-max", "1e-3", "--num-rates", "5")
+    assert status == 1
+    advice = out.splitlines()[-1].removeprefix("Next: widen the grid, ")
+    status, out, _ = run(*table, *advice.removesuffix(".").split())
+    assert status == 0
+    assert "Next: search for the rate of a whole run with `autolr find`; one step does not tell it." in out
+    assert "Next: train with it.\n" in run("find", "t.csv", "--target", "y", "--total-steps", "200")[1]
+
+
 def test_a_classification_has_a_class_for_each_text_and_options_reach_the_tuning(run):
     words = ["--target", "class", "--drop", "kind", "--hidden", "none", "--optimizer", "SGD", "--batch-size", 5]
     status, out, _ = run("tune", "t.csv", *words, *QUICK, "--seed", 3, "--json", "r.json")
