@@ -52,7 +52,7 @@ class Scan:
         anneal_steps: The steps in which their rates fall to 0.
         finalists: Their numbers.
         best: The number of the best rate.
-        vertex: The decimal logarithm of the rate at which the parabola through the finalists is lowest.
+        vertex: The decimal logarithm of the rate at which the parabola through the finalists is lowest, within them.
         measure: What the parabola goes through: ``"log loss"`` or ``"share of the gain"``.
         untrained: The loss before any step, on what the best was judged by.
         untrained_losses: That on the batch of each step of the scan.
@@ -129,7 +129,7 @@ def search_stream(
        far worse.
        Where no rate lowers the loss clearly, the loss may be a plateau: then the finalists are the three largest rates
        that do not raise it clearly, with more steps.
-    3. The vertex is that of the parabola through the three (:func:`autolr.picker.gaps`).
+    3. The vertex is that of the parabola through the three (:func:`autolr.picker.gaps`), within them.
 
     Args:
         courses: The courses of this stream.

@@ -88,8 +88,9 @@ def find_lr(
 
     Single steps do not tell which rate trains well, so that this one trains: it takes some real steps at a few rates
     from the weights as they are, on the same batches, follows the best three for longer, lets their rates fall to 0,
-    and compares held-out losses (:func:`autolr.scan.search_stream`). The vertex v of the parabola through them is the
-    best rate for about k steps; for a run of T steps under a schedule with the mean factor f, the rate is
+    and compares held-out losses (:func:`autolr.scan.search_stream`). The vertex v of the parabola through them, or the
+    end of the three that is nearer to it, is the best rate for about k steps; for a run of T steps under a schedule
+    with the mean factor f, the rate is
 
     .. math:: \min(v\, (k / T)^b / f, \text{the largest finalist that did not diverge}),
 

@@ -143,6 +143,7 @@ def caveats_of_search(
     has_finals = settings["final_steps"] >= settings["scan_steps"] + FEWEST_MORE
     has_budget = settings["max_evaluations"] is not None or settings["time_budget"] is not None
     cut = any(scan.final_steps < settings["final_steps"] for scan in scans if scan.survivors)
+    ends = _ends(scans)
     conditions = [
         (
             not told,
@@ -176,9 +177,22 @@ def caveats_of_search(
             "The loss is not above 0 everywhere: rates were compared by their share of the gain, not by log loss.",
         ),
         (settings["num_batches_lost"] > 0, lost_batches(settings["num_batches_lost"])),
+        ("high" in ends, "The largest rate of the finals was the best of them: a larger one may be better."),
+        ("low" in ends, "The smallest rate of the finals was the best of them: a smaller one may be better."),
         (decision["capped"], "This is the largest rate that was seen to train; a run as long as yours may bear more."),
     ]
     return [sentence for applies, sentence in conditions if applies]
+
+
+def _ends(scans: list[Scan]) -> set[str]:
+    """Return the ends of the three finalists at which streams have their best rate; the vertex is held there."""
+    whole = [scan for scan in scans if len(scan.finalists) == len(scan.survivors) == 3]
+    return {
+        name
+        for scan in whole
+        for name, end in (("high", max), ("low", min))
+        if scan.vertex == exponent(end(scan.finalists))
+    }
 
 
 def trace_of(scans: list[Scan]) -> pd.DataFrame:

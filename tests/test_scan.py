@@ -133,6 +133,16 @@ def test_where_the_smaller_one_wins_the_third_is_below_it_and_begins_anew():
     assert -1.8 < scan.vertex < -1.0
 
 
+@pytest.mark.parametrize("slope", [-0.1, 0.1])
+def test_losses_along_a_line_are_best_at_the_end_of_what_was_trained(slope):
+    def loss(x, step):  # the scan has a clear best one, the finals do not bend but for a little
+        return bowl(-1.0, edge=0.9)(x, step) if step < 20 else math.exp(slope * x + 1e-4 * x * x)
+
+    scan, _ = searched(loss)
+    assert len(scan.finalists) == 3
+    assert scan.vertex == exponent(scan.best) == exponent((max if slope < 0.0 else min)(scan.finalists))
+
+
 def test_a_larger_one_that_did_not_help_is_left_out_and_counts_as_far_worse():
     def loss(x, step):
         return 1.05 if x > -0.7 else bowl(-1.0)(x, step)

@@ -340,9 +340,9 @@ def test_a_best_rate_at_an_end_of_the_finalists_is_said(monkeypatch, end, beyond
         return scan
 
     sentence = f"est rate of the finals was the best of them: a {beyond} one may be better."
-    assert sentence not in str(found(total_steps=10_000))
+    assert sentence not in str(found(total_steps=10_000, rng=2))  # three finalists, the middle one is best
     monkeypatch.setattr("autolr.search.search_stream", at_the_end)
-    assert sentence in str(found(total_steps=10_000))
+    assert sentence in str(found(total_steps=10_000, rng=2))
 
 
 def test_what_diverges_below_the_pick_is_no_edge():
