@@ -3,6 +3,7 @@
 import logging
 import math
 import re
+import warnings
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from torch.optim import lr_scheduler as schedulers
 from torch.utils.data import DataLoader, TensorDataset
 
 from autolr import DivergedError, find_lr, rebase_scheduler
-from autolr.integrations._hook import Hook, is_as_good, rate_in_use, schedule_left, training_mode
+from autolr.integrations._hook import Hook, is_as_good, logger, rate_in_use, schedule_left, speaking, training_mode
 
 X = torch.randn(256, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 Y = X.sum(1, keepdim=True)
@@ -392,3 +393,23 @@ def test_some_groups_cannot_be_set_where_a_scheduler_moves_all():
 def test_batches_of_a_step_must_be_a_count():
     with pytest.raises(TypeError, match="`accumulation_steps` must be an integer, got 'two'"):
         _ = Hook(options={"accumulation_steps": "two"}).accumulation_steps
+
+
+def test_a_process_that_does_not_speak_neither_logs_nor_warns(caplog, recwarn):
+    for speaks in (False, True):
+        with speaking(speaks):
+            logger.warning("said %s", speaks)
+            warnings.warn(f"said {speaks}", stacklevel=1)
+    assert [record.message for record in caplog.records] == ["said True"]
+    assert [str(warning.message) for warning in recwarn] == ["said True"]
+
+
+def test_a_step_of_several_processes_has_the_batches_of_all_of_them():
+    model = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    options = {"num_subsamples": 3, "learning_rates": [1e-3, 0.1, 30.0], "evaluation": "subsample"}
+    hook = Hook(tool="tune", apply=False, options={**options, "accumulation_steps": 2, "rng": 0})
+    batches = list(torch.randn(18, 2, 4, generator=torch.Generator().manual_seed(0)))
+    suggestion = hook.run(model, None, optimizer, batches, compute_loss=lambda m, x: m(x).square().mean(), replicas=3)
+    assert suggestion.evidence.settings["accumulation_steps"] == 6
+    assert suggestion.evidence.settings["num_batches_drawn"] == 18

@@ -65,6 +65,7 @@ def find_lr(
         DivergedError: As :func:`autolr.find_lr`.
 
     Example:
+        >>> from torch.utils.data import DataLoader
         >>> accelerator = Accelerator(cpu=True)
         >>> x = torch.randn(256, 4, generator=torch.Generator().manual_seed(0))
         >>> model = torch.nn.Linear(4, 1)
