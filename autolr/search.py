@@ -1,6 +1,7 @@
 """find_lr: the rate to train with, coarse to fine over several steps, corrected for the length of the run."""
 
 import math
+import re
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -195,7 +196,8 @@ def find_lr(
     asked = {
         "total_steps": run_steps,
         "schedule": schedule,
-        "schedule_options": {name: repr(value) for name, value in options.items()},
+        # without addresses, which differ between processes
+        "schedule_options": {name: re.sub(r" at 0x[0-9a-f]+", "", repr(value)) for name, value in options.items()},
         "target": target,
         "effort": effort,
         "num_streams": num_streams,
