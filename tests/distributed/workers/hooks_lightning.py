@@ -117,7 +117,6 @@ def main():
                 **fit(AutoLRCallback(rng=0, log=said.append, **SEARCH), lr=1e-7, strategy=ddp()),
                 "logged": len(said),
             },
-            "without, static": fit(strategy=static()),
             "suggests, static": fit(AutoLRCallback(apply=False, **TUNE), strategy=static()),
             "suggests, unused": fit(AutoLRCallback(apply=False, **TUNE), strategy=unused()),
             "sharded": fit(AutoLRCallback(apply=False, rng=0, **TUNE), strategy=sharded),
