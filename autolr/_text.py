@@ -1,6 +1,6 @@
 """Rates, losses and verdicts as people write them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from autolr._typing import Settings
 
@@ -47,6 +47,21 @@ def format_ends(low: float, high: float) -> tuple[str, str]:
     """
     several = ((format_rate(low, digits=digits), format_rate(high, digits=digits)) for digits in range(2, 7))
     return next((ends for ends in several if ends[0] != ends[1]), (format_rate(low), format_rate(high)))
+
+
+def format_rates(rates: Sequence[float], *, digits: int = 2) -> list[str]:
+    """Return rates with ``digits`` digits, or with as many more as tell them apart.
+
+    Example:
+        >>> format_rates([0.1, 0.316]), format_rates([1.0, 1.036, 1.074])
+        (['0.1', '0.32'], ['1', '1.04', '1.07'])
+    """
+    texts: list[str] = []
+    for wider in range(digits, 18):
+        texts = [format_rate(rate, digits=wider) for rate in rates]
+        if len(set(texts)) == len(set(rates)):
+            break
+    return texts
 
 
 def cost_of(settings: Settings) -> str:

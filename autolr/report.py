@@ -22,7 +22,7 @@ from autolr._html import (
     verdict_html,
     words_table,
 )
-from autolr._text import format_rate
+from autolr._text import format_rate, format_rates
 from autolr._typing import Method, Settings
 from autolr._version import __version__
 from autolr.errors import NoCandidateError
@@ -152,16 +152,6 @@ def _text_of(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def _rate_texts(rates: Sequence[float]) -> list[str]:
-    """Return the rates in as few digits as tell them apart."""
-    texts: list[str] = []
-    for digits in (3, 5, 17):
-        texts = [format_rate(rate, digits=digits) for rate in rates]
-        if len(set(texts)) == len(set(rates)):
-            break
-    return texts
-
-
 def _span(rates: Sequence[float]) -> str:
     ends = format_rate(rates[0]), format_rate(rates[-1])
     return f"{len(rates)} rates from {ends[0]} to {ends[1]}" if len(rates) > 1 else f"the rate {ends[0]}"
@@ -211,7 +201,7 @@ def _table_of_rates(result: "TuningResult", suggestion: Suggestion | None) -> li
     improves = Column("loss falls in", share, ["\N{EN DASH}" if math.isnan(s) else f"{100.0 * s:.0f}%" for s in share])
     columns.insert(-2, improves)
     caption = f"The change of the loss at each rate, with {100.0 * level.nominal:g}% intervals"
-    return [sortable_table(caption, [Column("learning rate", rates, _rate_texts(rates)), *columns], marks)]
+    return [sortable_table(caption, [Column("learning rate", rates, format_rates(rates, digits=3)), *columns], marks)]
 
 
 def _reading_of_tuning(result: "TuningResult") -> list[Markup]:
@@ -263,7 +253,7 @@ def _table_of_courses(trace: pd.DataFrame) -> list[Markup]:
     ends = (2 * further.astype(int) + (~given_up).astype(int)).tolist()
     words = ("given up in the scan", "scan", "given up in the final", "final")
     columns = [
-        Column("learning rate", rates, _rate_texts(rates)),
+        Column("learning rate", rates, format_rates(rates, digits=3)),
         Column("stream", streams),
         Column("steps", courses["size"].tolist(), courses["size"].astype(str).tolist()),
         Column("last loss", courses["last"].tolist()),
@@ -278,7 +268,10 @@ def _table_of_finalists(decision: Settings) -> list[Markup]:
     finalists = sorted(decision["finalists"], key=lambda finalist: float(finalist["learning_rate"]))
     rates = [float(finalist["learning_rate"]) for finalist in finalists]
     losses = [math.inf if finalist["loss"] is None else float(finalist["loss"]) for finalist in finalists]
-    columns = [Column("learning rate", rates, _rate_texts(rates)), Column(_JUDGED[decision["judged_by"]], losses)]
+    columns = [
+        Column("learning rate", rates, format_rates(rates, digits=3)),
+        Column(_JUDGED[decision["judged_by"]], losses),
+    ]
     of_each = " of each stream" if len(decision["vertices"]) > 1 else ""
     lowest = ", ".join(format_rate(vertex) for vertex in decision["vertices"])
     text = f"Judged by the finalists{of_each}, the loss is lowest at {lowest}, after {decision['last_step']} steps."

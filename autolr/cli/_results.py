@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from autolr._text import format_rate
+from autolr._text import format_rate, format_rates
 from autolr._typing import BoolArray, Method
 from autolr.cli._arguments import refuse
 from autolr.errors import NoCandidateError
@@ -136,5 +136,6 @@ def _courses(result: SearchResult) -> pd.DataFrame:
 
 def _by_rate(table: pd.DataFrame, marked: BoolArray, what: str) -> pd.DataFrame:
     """Return a table of rates with these written as people do, some with a star."""
-    rates = [f"{format_rate(rate)}{' *' if mark else ''}" for rate, mark in zip(table.index, marked, strict=True)]
+    texts = format_rates(table.index.to_list())
+    rates = [f"{text}{' *' if mark else ''}" for text, mark in zip(texts, marked, strict=True)]
     return table.set_axis(rates).rename_axis(columns=f"rate (* {what})")

@@ -43,6 +43,14 @@ def test_a_tuning_is_told_again_drawn_and_written_as_a_page(run, folder):
     assert (folder / "again.html").read_bytes() == (folder / "r.html").read_bytes()
 
 
+def test_rates_of_a_dense_grid_have_as_many_digits_as_tell_them_apart(run):
+    rates = np.geomspace(0.1, 0.101, 5)
+    delta = np.linspace(-1.0, -2.0, 5) + np.linspace(0.0, 0.1, 20)[:, None]
+    TuningResult(LossDifferentials(rates, np.full(20, 2.0), 2.0 + delta)).save("r.json")
+    rows = run("report", "r.json")[1].partition("\n\n")[0].splitlines()[1:]
+    assert [row.split()[0] for row in rows] == ["0.1", "0.1002", "0.1005", "0.1007", "0.101"]
+
+
 def test_a_page_on_standard_output_is_alone_there(folder, capfd):
     tuning().save("r.json")
     tuning().to_html("r.html")
