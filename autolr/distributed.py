@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import cache
 from hashlib import blake2b
 from itertools import count, takewhile
 from typing import Any
@@ -10,7 +11,6 @@ from zlib import crc32
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from autolr._typing import Batch, EngineName, FloatArray, Rng
@@ -22,7 +22,7 @@ from autolr.probing.rows import ProbedRows
 from autolr.probing.sharded import Alone, Lockstep, device_meshes
 from autolr.probing.start import Start
 from autolr.probing.state import Snapshot
-from autolr.ranks import Ranks
+from autolr.ranks import Ranks, has_others
 from autolr.scan import Scan
 from autolr.subsampling import entropy_of
 from autolr.training import Training
@@ -99,10 +99,10 @@ def fingerprints(start: Start, first: Iterable[Batch], **data: Data | None) -> d
 def checksum(value: Any) -> str:
     """Return a number that is another one, almost surely, where a tensor or an array in ``value`` is another one.
 
-    Of a tensor it is made of the exclusive or of its words, which is as fast as its memory is read, on any device.
+    The order of entries counts. Tensors are read on their device, a part at a time.
 
     Example:
-        >>> one, other = torch.ones(2), torch.tensor([1.0, 2.0])
+        >>> one, other = torch.tensor([1.0, 2.0]), torch.tensor([2.0, 1.0])
         >>> checksum((one, 3)) == checksum((one.clone(), 3)), checksum(one) == checksum(other)
         (True, False)
     """
@@ -110,11 +110,9 @@ def checksum(value: Any) -> str:
 
     def add(leaf: Any) -> Any:
         if isinstance(leaf, torch.Tensor):
-            tensor = leaf.detach()
+            tensor = leaf.detach().resolve_conj().resolve_neg()
             tensor = tensor.to_dense() if tensor.layout != torch.strided else tensor
-            tensor = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-            word = int(torch.hash_tensor(tensor).view(torch.int64)) if tensor.numel() else 0
-            digest.update(f"{word} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(f"{_weighted_sum(tensor)} {tuple(tensor.shape)} {tensor.dtype}".encode())
         elif isinstance(leaf, np.ndarray):
             word = crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
             digest.update(f"{word} {leaf.shape} {leaf.dtype}".encode())
@@ -122,6 +120,23 @@ def checksum(value: Any) -> str:
 
     map_leaves(add, value)
     return f"checksum {digest.hexdigest()}"
+
+
+def _weighted_sum(tensor: torch.Tensor) -> int:
+    """Return a sum of the bits, as integers of 64 that overflow, each times an odd one of its place."""
+    weights = _odd_numbers(tensor.device)
+    total = torch.zeros((), dtype=torch.int64, device=tensor.device)
+    flat = tensor.contiguous().reshape(-1).view(torch.uint8)
+    for part in torch.split(flat, 8 * len(weights)):
+        words = nn.functional.pad(part, (0, -len(part) % 8)).view(torch.int64)
+        total = 31 * total + (words * weights[: len(words)]).sum()
+    return int(total)
+
+
+@cache
+def _odd_numbers(device: torch.device) -> torch.Tensor:
+    numbers = np.random.default_rng(0).integers(2**62, size=2**18, dtype=np.int64)
+    return torch.from_numpy(numbers | 1).to(device)
 
 
 def in_step(ranks: Ranks, training: Training) -> Training:
@@ -132,7 +147,7 @@ def in_step(ranks: Ranks, training: Training) -> Training:
     """
     if not training.is_sharded:
         return training
-    if ranks.size == 1 and dist.get_world_size() > 1:
+    if ranks.size == 1 and has_others():
         raise ValueError(invalid("model", "not be sharded where a rank tunes by itself", type(training.model).__name__))
     meshes = [mesh for module in training.modules() for mesh in device_meshes(module)]
     ranks.hurry([group for mesh in meshes for group in mesh.get_all_groups()])
@@ -146,17 +161,17 @@ def as_one_process(ranks: Ranks, training: Training, start: Start) -> Start:
     differ between the ranks of a training), and ``SyncBatchNorm`` does not wait for other ranks.
     """
     objective = start.objective
-    if ranks.size == 1 or objective.sharded:
+    if objective.sharded or not has_others():
         return start
     parts = [part for module in objective.modules() for part in module.modules()]
     synchronized = [part for part in parts if isinstance(part, nn.SyncBatchNorm)]
     for part in synchronized:
         part.process_group = ranks.own_group
     buffers = [buffer for module in objective.modules() for buffer in module.buffers()]
-    differ = len(set(ranks.gather_json(checksum(buffers)))) > 1
+    differ = ranks.size > 1 and len(set(ranks.gather_json(checksum(buffers)))) > 1
     for buffer in buffers if differ else ():
         values = buffer.detach().cpu()
-        dist.broadcast(values, group=ranks.group, group_src=0)
+        ranks.group.broadcast(values, 0).wait()
         buffer.detach().copy_(values)
     if not (synchronized or differ):
         return start

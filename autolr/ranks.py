@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import timedelta
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -23,7 +24,7 @@ _SOON, _LATER = 0.0005, 0.05
 # Seconds in which a rank that raised says so, before those that lost its connection say that it is lost.
 _GRACE = 3.0
 
-_groups: dict[tuple[int, ...], "dist.ProcessGroup"] = {}
+_own_groups: dict[int, tuple[Any, "dist.ProcessGroup"]] = {}
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
 
 
@@ -34,13 +35,16 @@ class Ranks:
         rank: The number of this process among those that make the call together.
         size: How many these are.
         first: The number of the first of them in the default process group.
-        group: Their process group, with the CPU's tensors and a timeout of its own; ``None`` where there is one rank.
     """
 
     rank = 0
     size = 1
     first = 0
-    group: "dist.ProcessGroup | None" = None
+
+    @property
+    def group(self) -> Any:
+        """What carries the CPU's tensors between the ranks, with a timeout of its own; ``None`` where there is one."""
+        return None
 
     def gather(self, value: bytes) -> list[bytes]:
         """Return the values of all ranks, in their order, on every rank."""
@@ -58,8 +62,11 @@ class Ranks:
 
     @property
     def own_group(self) -> "dist.ProcessGroup":
-        """A process group of this rank alone, where there are several."""
-        return _group([dist.get_rank()])
+        """A process group of this process alone; one is made for each default process group."""
+        rank, world = dist.get_rank(), dist.group.WORLD
+        if rank not in _own_groups or _own_groups[rank][0] is not world:
+            _own_groups[rank] = world, dist.new_group([rank], backend="gloo", use_local_synchronization=True)
+        return _own_groups[rank][1]
 
     def gather_json(self, value: Any) -> list[Any]:
         """Return the JSON values of all ranks, in their order, on every rank."""
@@ -87,7 +94,12 @@ def on_this_rank_only() -> Iterator[None]:
 
 def are_several() -> bool:
     """Return whether this process is one of several that make their calls together."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1 and not _alone.get()
+    return has_others() and not _alone.get()
+
+
+def has_others() -> bool:
+    """Return whether this process is one of several, of which each may make calls of its own."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def writes(settings: Mapping[str, Any]) -> bool:
@@ -135,23 +147,21 @@ class _Together(Ranks):
     """The view of one rank of several.
 
     They meet in the store of the default process group. Numbers go through a group of their own, whose timeout is not
-    that of the user's groups. A rank waits for the others by looking into the store, as long as they live, so that
-    nobody is hurried who has more to do; and only then is there a collective, in which no rank is late.
+    that of the user's groups; it is unknown to torch's functions, which would name it by what groups a rank is in. A
+    rank waits for the others by looking into the store, as long as they live, so that nobody is hurried who has more to
+    do; and only then is there a collective, in which no rank is late.
 
     Args:
         store: Where they meet.
         members: Their numbers in the default process group.
         rank: The place of this one among them.
-        group: Their process group.
     """
 
     _numbers: ClassVar[Counter[str]] = Counter()  # of the calls that were made together, by who they were
 
-    def __init__(
-        self, store: "torch._C._distributed_c10d.Store", members: list[int], rank: int, group: "dist.ProcessGroup"
-    ) -> None:
+    def __init__(self, store: "torch._C._distributed_c10d.Store", members: list[int], rank: int) -> None:
         self._store = store
-        self.rank, self.size, self.first, self.group = rank, len(members), members[0], group
+        self.rank, self.size, self.first = rank, len(members), members[0]
         self._num_gathered = 0
         self._timeouts: list[tuple[Any, timedelta]] = []
         self._watch = _Watch(store, rank, self.size)
@@ -159,7 +169,7 @@ class _Together(Ranks):
 
     @classmethod
     def join(cls, members: list[int]) -> "_Together":
-        """Meet the other ranks, and make the group.
+        """Meet the other ranks.
 
         Raises:
             RankFailedError: If not all of them come.
@@ -186,20 +196,26 @@ class _Together(Ranks):
             store.delete_key(f"here/{dist.get_rank()}")
             raise
         cls._numbers[who] += 1
-        return cls(store, members, members.index(dist.get_rank()), _group(members))
+        return cls(store, members, members.index(dist.get_rank()))
+
+    @cached_property
+    def group(self) -> Any:
+        self._wait_for_all("group")  # as who waits within torch's store gives no sign of life
+        store = dist.distributed_c10d.PrefixStore("group", self._store)
+        return dist.ProcessGroupGloo(store, self.rank, self.size, timedelta(seconds=PATIENCE))
 
     def gather(self, value: bytes) -> list[bytes]:
         self._wait_for_all(f"gather/{self._num_gathered}")
         self._num_gathered += 1
-        own = torch.frombuffer(bytearray(value or b" "), dtype=torch.uint8)
-        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
-        dist.all_gather(sizes, torch.tensor([len(value)]), group=self.group)
-        longest = max(1, int(torch.stack(sizes).max()))
-        padded = torch.zeros(longest, dtype=torch.uint8)
-        padded[: len(own)] = own
-        values = [torch.empty_like(padded) for _ in range(self.size)]
-        dist.all_gather(values, padded, group=self.group)
-        return [bytes(part.numpy()[: int(size)]) for part, size in zip(values, sizes, strict=True)]
+        sizes = self._gathered(torch.tensor([len(value)], device="cpu"))
+        padded = torch.zeros(max(1, *map(int, sizes)), dtype=torch.uint8, device="cpu")
+        padded.numpy()[: len(value)] = bytearray(value)
+        return [bytes(part.numpy()[: int(size)]) for part, size in zip(self._gathered(padded), sizes, strict=True)]
+
+    def _gathered(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        tensors = [torch.empty_like(tensor) for _ in range(self.size)]
+        self.group.allgather([tensors], [tensor]).wait()
+        return tensors
 
     def hurry(self, groups: "Sequence[dist.ProcessGroup]") -> None:
         for group in groups:
@@ -236,12 +252,11 @@ class _Together(Ranks):
             raise RankFailedError(_in_words(failure)) from error
 
     def close(self) -> None:
-        """End the sign of life, and the group."""
+        """End the sign of life, and let the user's groups have their timeouts again."""
         self._watch.stop()
         for backend, timeout in reversed(self._timeouts):  # a group may have one backend for several devices
             backend._set_default_timeout(timeout)
-        if self.group not in _groups.values():
-            dist.destroy_process_group(self.group)
+        vars(self).pop("group", None)  # with its connections
 
     def _wait_for_all(self, key: str) -> None:
         pause = _SOON
@@ -291,23 +306,6 @@ class _Watch(threading.Thread):
     def stop(self) -> None:
         """End, without waiting."""
         self._ends.set()
-
-
-def _group(members: list[int]) -> "dist.ProcessGroup":
-    """Return a group with a timeout of its own, a new one for each call.
-
-    But for some of all ranks: torch names such a group by its ranks alone, so that there can be one only.
-    """
-    name = tuple(members)
-    if name in _groups:
-        return _groups[name]
-    is_part = len(members) < dist.get_world_size()
-    group: dist.ProcessGroup = dist.new_group(
-        members, timedelta(seconds=PATIENCE), "gloo", use_local_synchronization=is_part
-    )
-    if is_part:
-        _groups[name] = group
-    return group
 
 
 def _in_words(failure: dict[str, Any]) -> str:

@@ -32,6 +32,29 @@ def backward_by_all(loss: torch.Tensor, inputs: Sequence[torch.Tensor]) -> None:
             leaf.grad = gradient
 
 
+def backward_unseen(loss: torch.Tensor, inputs: Sequence[torch.Tensor]) -> None:
+    """Add gradients to ``.grad`` of ``inputs`` as ``loss.backward(inputs=inputs)`` does, seen by no hook on that.
+
+    ``DistributedDataParallel`` has such hooks. Where one of its forwards has not been followed by a backward yet, they
+    would take the gradients for those of that forward, wait for other ranks, and leave the true ones unreduced.
+
+    Example:
+        >>> weight = torch.ones(2, requires_grad=True)
+        >>> backward_unseen((3.0 * weight).sum(), [weight])
+        >>> weight.grad
+        tensor([3., 3.])
+    """
+    gradients = list(torch.autograd.grad(loss, inputs, allow_unused=True))
+    with torch.no_grad():
+        for tensor in inputs:
+            gradient = gradients.pop(0)  # so that there is not all of it twice
+            if gradient is not None:
+                dense = gradient.layout == torch.strided
+                # a copy, as two tensors may have been given one gradient, and entries one place
+                own = torch.empty_like(tensor).copy_(gradient) if dense else gradient.clone()
+                tensor.grad = own if tensor.grad is None else tensor.grad + own
+
+
 def _nodes(loss: torch.Tensor) -> set[Node]:
     """Return the nodes of a graph; those that accumulate into a leaf have it as ``variable``."""
     nodes: set[Node] = set()

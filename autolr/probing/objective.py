@@ -12,7 +12,7 @@ from torch import nn
 from autolr._typing import Autocast, Batch, Clip, ComputeLoss, LossFunction
 from autolr._validation import invalid
 from autolr.batches import MicroBatches, map_tensors
-from autolr.probing.backward import backward_by_all, has_own_functions
+from autolr.probing.backward import backward_by_all, backward_unseen, has_own_functions
 from autolr.probing.held import held_modules, held_objects
 from autolr.probing.mistakes import integers_refused
 from autolr.probing.random_state import capture_random_state
@@ -290,9 +290,17 @@ class Objective:
                 self._has_own_functions = has_own_functions(scaled)
             if self._has_own_functions:
                 backward_by_all(scaled, self.parameters)
+            elif self._may_be_reduced:
+                backward_unseen(scaled, self.parameters)
             else:
                 scaled.backward(inputs=self.parameters)  # type: ignore[no-untyped-call]
         return loss.detach()
+
+    @cached_property
+    def _may_be_reduced(self) -> bool:
+        """Whether ``DistributedDataParallel`` may see gradients, and no hooks of the user's would miss them."""
+        hooked = any(getattr(parameter, "_post_accumulate_grad_hooks", None) for parameter in self.parameters)
+        return torch.distributed.is_available() and torch.distributed.is_initialized() and not hooked
 
     def bookmark(self) -> Callable[[], object]:
         """Return a function that puts back what a forward changes in the modules, but for the weights, as it is now."""

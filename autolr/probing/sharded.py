@@ -36,13 +36,13 @@ class Lockstep(Alone):
     what several processes have, such as replicas of shards, come out larger, by one factor for all ways of a tensor.)
 
     Args:
-        group: The processes; ``None``: all.
+        group: What carries tensors between the processes; ``None``: the default process group.
     """
 
-    def __init__(self, group: "dist.ProcessGroup | None" = None) -> None:
-        self._group = group
+    def __init__(self, group: Any = None) -> None:
+        self._group: Any = dist.group.WORLD if group is None else group
         # of NCCL alone, as "cuda:nccl", no process can send what lies on the CPU
-        is_for_cpu = "cpu" in str(dist.get_backend_config(group))
+        is_for_cpu = group is not None or "cpu" in str(dist.get_backend_config())
         self._device = torch.device("cpu") if is_for_cpu else torch.accelerator.current_accelerator()
 
     def mean(self, value: float) -> float:
@@ -61,8 +61,8 @@ class Lockstep(Alone):
     def _of_all(self, values: Sequence[float]) -> list[list[float]]:
         """Return the values of each process, by rank."""
         own = torch.tensor(values, dtype=torch.float64, device=self._device)
-        everybodys = [torch.empty_like(own) for _ in range(dist.get_world_size(self._group))]
-        dist.all_gather(everybodys, own, group=self._group)
+        everybodys = [torch.empty_like(own) for _ in range(self._group.size())]
+        self._group.allgather([everybodys], [own]).wait()
         return [values.tolist() for values in everybodys]
 
 

@@ -44,6 +44,11 @@ def test_so_it_is_where_some_ranks_have_nothing_of_some_parameters_or_the_same_a
     assert (of_four[-1][name]["empty shards"] > 0) == (OF_FOUR[name].mesh == ())
 
 
+def test_groups_of_some_ranks_tune_by_themselves(of_four):
+    assert [found["in pairs"]["ranks"] for found in of_four] == [[2, 0], [2, 0], [2, 2], [2, 2]]
+    assert all(found["in pairs"]["losses"] == of_four[0]["in pairs"]["losses"] for found in of_four)
+
+
 def test_where_weights_are_rounded_the_resolution_is_that_of_their_dtype(of_two):
     for found in of_two:
         half = found["half"]

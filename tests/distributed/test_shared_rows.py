@@ -27,6 +27,20 @@ def test_frame_decision_words_and_settings_are_the_same_on_every_rank(ranks, nam
     assert ranks[0][name]["together"]["settings"]["num_ranks"] == 2
 
 
+def test_a_backward_that_was_still_to_come_is_reduced_over_the_ranks_and_that_of_no_probe(ranks):
+    """All tunings of the model were between a forward and its backward."""
+    assert ranks[0]["gradients"] == ranks[1]["gradients"]
+
+
+def test_synchronized_batch_norms_wait_for_nobody_and_are_put_back(ranks):
+    for rank in ranks:
+        assert rank["synchronized"] == [[1], [1], None]
+
+
+def test_ranks_talk_on_the_cpu_whatever_the_default_device(ranks):
+    assert [rank["gathered"] for rank in ranks] == [[0, 1], [0, 1]]
+
+
 def test_engines_that_the_clocks_choose_agree(ranks):
     for number in NUMBERS:
         np.testing.assert_allclose(*(ranks[0]["auto"][way][number] for way in ("together", "alone")), rtol=1e-6)

@@ -11,7 +11,9 @@ from launch import report
 from sharded_calls import calls
 from sharded_cases import CASES, HALF, NUM_CLASSES, NUM_FEATURES, OF_FOUR
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
+from autolr import AutoLRTuner
 from autolr.batches import MicroBatches
 from autolr.probing import objective, state
 from autolr.probing.rows import probe_rows
@@ -223,10 +225,23 @@ def refused():
     return {"error": repr(error), "changed": changed}
 
 
+def in_pairs():
+    """Return what two pairs of ranks find, each on a model of its own, where one rank is in more groups than others."""
+    dist.new_group([0])
+    pairs = [dist.new_group(pair) for pair in ([0, 1], [2, 3])]
+    torch.manual_seed(0)
+    model = DistributedDataParallel(nn.Linear(3, 1).double(), process_group=pairs[dist.get_rank() // 2])
+    tuner = AutoLRTuner(model, nn.MSELoss(), torch.optim.SGD(model.parameters(), lr=0.1), rng=0)
+    X = torch.eye(3, dtype=torch.float64).repeat(9, 1)
+    result = tuner.tune(X, X.sum(1, keepdim=True), num_subsamples=3, learning_rates=[0.1, 1.0], engine="line")
+    ranks = [result.settings[name] for name in ("num_ranks", "first_rank")]
+    return {"losses": result.differentials.loss_post.tolist(), "ranks": ranks}
+
+
 def main():
     dist.init_process_group("gloo")
     if dist.get_world_size() == 4:
-        found = {name: compare(case) for name, case in OF_FOUR.items()}
+        found = {**{name: compare(case) for name, case in OF_FOUR.items()}, "in pairs": in_pairs()}
     else:
         found = {
             **{name: compare(case) for name, case in CASES.items()},

@@ -1,7 +1,7 @@
 """Tunings of a model in DistributedDataParallel, and those that one process makes of it by itself."""
 
 import os
-from contextlib import redirect_stderr
+from contextlib import nullcontext, redirect_stderr
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
 
 import autolr
-from autolr.ranks import on_this_rank_only
+from autolr.ranks import joined, on_this_rank_only
 
 RATES = autolr.log_grid(1e-4, 1.0, 9)
 CALLS = {
@@ -84,6 +84,32 @@ def refusal(call):
     return "nothing"
 
 
+WAITED_FOR: set[int] = set()  # outside of the layer, whose attributes are put back
+
+
+class Synchronized(nn.SyncBatchNorm):
+    """On the CPU, where there is none; it notes how many ranks it would wait for."""
+
+    def forward(self, x):
+        WAITED_FOR.add(dist.get_world_size(self.process_group))
+        return nn.functional.batch_norm(x, None, None, self.weight, self.bias, training=True)
+
+
+def synchronized(X, Y):
+    """Return for how many ranks such a layer waits in a call of all ranks, of one by itself, and afterwards."""
+    layer, waits_for = Synchronized(6), []
+    model = nn.Sequential(layer, nn.Linear(6, 1)).double()
+    for parameter in model.parameters():
+        dist.broadcast(parameter.data, 0)
+    tuner = autolr.AutoLRTuner(model, nn.MSELoss(), torch.optim.SGD(model.parameters(), lr=0.1), rng=0)
+    for alone in (False, True):
+        WAITED_FOR.clear()
+        with on_this_rank_only() if alone else nullcontext():
+            tuner.tune(X, Y, learning_rates=RATES, num_subsamples=2, engine="line")
+        waits_for.append(sorted(WAITED_FOR))
+    return [*waits_for, layer.process_group]
+
+
 def main():
     dist.init_process_group("gloo")
     rank = dist.get_rank()
@@ -91,6 +117,8 @@ def main():
     torch.manual_seed(100 + rank)  # the ranks' global states differ, as those of a training may
     model = DistributedDataParallel(bare)
     warm(model, X, Y, optimizer)
+    rows = slice(16 * rank, 16 * rank + 16)
+    pending = nn.functional.mse_loss(model(X[rows]), Y[rows])
     told = {}
     for name, call in CALLS.items():
         rates = autolr.log_grid(1e-4, 1.0, 40) if call.get("learning_rates") == "fine" else RATES
@@ -104,6 +132,11 @@ def main():
                     autolr.AutoLRTuner(bare, nn.MSELoss(), optimizer, rng=0).tune(X, Y, **options)
                 )
         dist.barrier()
+    pending.backward()
+    told["gradients"] = [parameter.grad.tolist() for parameter in bare.parameters()]
+    told["synchronized"] = synchronized(X, Y)
+    with torch.device("meta"), joined() as everybody:
+        told["gathered"] = everybody.gather_json(rank)
 
     data = TensorDataset(X.float(), Y.float())
     small, loss_fn = nn.Linear(6, 1), nn.MSELoss()
