@@ -143,7 +143,8 @@ def caveats_of_search(
     has_finals = settings["final_steps"] >= settings["scan_steps"] + FEWEST_MORE
     has_budget = settings["max_evaluations"] is not None or settings["time_budget"] is not None
     cut = any(scan.final_steps < settings["final_steps"] for scan in scans if scan.survivors)
-    ends = _ends(scans)
+    # a search that cannot tell says why in its first line
+    ends = _ends(scans) if decision["doubt"] is None else set()
     conditions = [
         (
             not told,
