@@ -140,11 +140,13 @@ def _odd_numbers(device: torch.device) -> torch.Tensor:
 
 
 def in_step(ranks: Ranks, training: Training) -> Training:
-    """Return the training, by the ranks in lockstep where its model is sharded; with others, probes are a rank's own.
+    """Return the training, which ends where another rank has failed; by ranks in lockstep where its model is sharded.
 
     Raises:
         ValueError: If a rank would probe a sharded model by itself.
     """
+    if ranks.size > 1:
+        training = replace(training, look_around=ranks.check)
     if not training.is_sharded:
         return training
     if ranks.size == 1 and has_others():

@@ -79,7 +79,7 @@ def measure(
                         horizons=plan.horizons,
                         seed=plan.seed,
                         deadline=deadline,
-                        progress=partial(_advance, bar, rows.start, ranks.check),
+                        progress=partial(_advance, bar, rows.start),
                     )
                 )
                 shared = share_rows(ranks, probe, lockstep=start.objective.lockstep)
@@ -214,17 +214,15 @@ def _probe_rows(
     return probe_rows(start, learning_rates, rows=rows, engine=engine, at_least=at_least, **options)
 
 
-def _advance(bar: "tqdm[NoReturn]", first: int, check: Callable[[], None], rows: Iterable[int]) -> Iterator[int]:
+def _advance(bar: "tqdm[NoReturn]", first: int, rows: Iterable[int]) -> Iterator[int]:
     """Yield the rows, and keep the bar at what is done of them: a second pass over them takes it back.
 
     Args:
         bar: The bar.
         first: The number of the first row.
-        check: Called before each row: raises where another rank has failed.
         rows: The numbers of the rows.
     """
     for row in rows:
-        check()
         bar.update(row - first - bar.n)
         yield row
         bar.update(row + 1 - first - bar.n)

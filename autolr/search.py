@@ -45,7 +45,7 @@ from autolr.probing.held import data_generators
 from autolr.probing.objective import Objective
 from autolr.probing.start import Start
 from autolr.probing.trajectory import Trajectory
-from autolr.ranks import Ranks, joined
+from autolr.ranks import joined
 from autolr.scan import Scan, exponent, search_stream
 from autolr.schedules._options import ScheduleName
 from autolr.search_decision import LARGEST_SHARE_OF_RUN, caveats_of_search, decide_search, factors_of, trace_of
@@ -226,7 +226,7 @@ def find_lr(
                 randomness=start.randomness,
                 device=training.device,
             )
-            batch = partial(_batch, ranks, streams, training.accumulation_steps)
+            batch = partial(_batch, streams, training.accumulation_steps)
             check_batch(objective, "training", batch(0, 0))
             if judged_on is not None:
                 check_batch(objective, "validation", streams.held_out[0], training=False)
@@ -299,9 +299,8 @@ def find_lr(
         return SearchResult(trace_of(scans), decision, settings).suggestion
 
 
-def _batch(ranks: Ranks, streams: Streams, accumulation_steps: int, stream: int, step: int) -> Batch:
-    """Return what a step takes: a batch, or several; or raise where another rank has failed."""
-    ranks.check()
+def _batch(streams: Streams, accumulation_steps: int, stream: int, step: int) -> Batch:
+    """Return what a step takes: a batch, or several."""
     first = step * accumulation_steps
     drawn = [streams.batch(stream, number) for number in range(first, first + accumulation_steps)]
     return steps_of(drawn, accumulation_steps)[0]

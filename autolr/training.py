@@ -1,6 +1,6 @@
 """What a user trains with, checked: model, loss, optimizer and device."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -38,6 +38,7 @@ class Training:
         groups: The parameter groups that are tuned, increasing; ``None``: all.
         members: The ranks of ``torch.distributed`` that train the model together, where it says so.
         lockstep: What makes all ranks do the same with a sharded model; ``None``: the default process group.
+        look_around: Called before every loss: raises where another process has ended the call.
     """
 
     model: nn.Module
@@ -52,6 +53,7 @@ class Training:
     groups: tuple[int, ...] | None = None
     members: tuple[int, ...] = ()
     lockstep: Lockstep | None = None
+    look_around: Callable[[], None] | None = None
 
     def parameters(self) -> list[nn.Parameter]:
         """Return the parameters of model and optimizer that are trainable now, each once.
@@ -94,6 +96,7 @@ class Training:
             scaler=self.scaler,
             clip=self.clip,
             lockstep=(self.lockstep or Lockstep()) if self.is_sharded else Alone(),
+            look_around=self.look_around,
         )
 
     @contextmanager

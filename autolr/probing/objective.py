@@ -42,6 +42,7 @@ class Objective:
             underflow; gradients are divided by it again. It is only asked for its scale.
         clip: Called with the parameters when their gradients are complete, to change these in place.
         lockstep: What makes numbers and decisions the same in all processes over which modules are sharded.
+        look_around: Called before every loss: raises where another process has ended the call.
 
     Attributes:
         weights: All parameters of the modules and those given.
@@ -64,9 +65,11 @@ class Objective:
         scaler: torch.amp.GradScaler | None = None,
         clip: Clip | None = None,
         lockstep: Alone = _ALONE,
+        look_around: Callable[[], None] | None = None,
     ) -> None:
         self.model = model
         self.lockstep = lockstep
+        self._look_around = look_around
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self.num_forwards = 0
         self.num_gradients = 0
@@ -352,6 +355,8 @@ class Objective:
     def _scalar(self, batch: Batch, *, check_broadcast: bool = False) -> torch.Tensor:
         if isinstance(batch, MicroBatches):
             return torch.stack([self._scalar(part, check_broadcast=check_broadcast) for part in batch]).mean()
+        if self._look_around is not None:
+            self._look_around()
         with _PLAIN if self._autocast is None else self._autocast():
             torch.clear_autocast_cache()  # of weights that have moved since, where the caller is within autocast
             if self._writes_batch:

@@ -62,6 +62,14 @@ def test_an_argument_that_is_wrong_on_one_rank_ends_the_call_on_all(outcomes):
     assert outcomes[0]["a bad argument on one"][1].endswith("ValueError: `num_subsamples` must be at least 2, got 1.")
 
 
+@pytest.mark.parametrize("name", ["a long row", "a long run"])
+def test_no_rank_goes_on_to_the_end_of_a_row_or_of_a_run_of_15_seconds(outcomes, name):
+    error, words, seconds = outcomes[0][name]
+    assert error == "RankFailedError"
+    assert "as a user's loss may" in words
+    assert seconds < 0.5 * SOON
+
+
 def test_a_search_and_a_sharded_model_end_too(outcomes):
     for name in ("search", "sharded"):
         assert [rank[name][0] for rank in outcomes] == ["RankFailedError", "ValueError"]

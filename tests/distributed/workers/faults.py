@@ -34,6 +34,16 @@ class Fault:
         return loss
 
 
+def slow(fault):
+    """Return the same loss, for which rank 0 takes its time."""
+
+    def compute_loss(model, batch):
+        time.sleep(0.25 * (dist.get_rank() == 0))
+        return fault(model, batch)
+
+    return compute_loss
+
+
 def outcome(call):
     """Return the type and the text of what a call raises, and after how many seconds."""
     began = time.monotonic()
@@ -73,6 +83,12 @@ def main():
     }
     cases = {f"{name}, {at}": partial(tune, Fault(error, at)) for name, error in faults.items() for at in (1, 70)}
     cases["search"] = partial(search, Fault(faults["raises"], 70))
+    cases["a long row"] = partial(
+        tune, slow(Fault(faults["raises"], 3)), learning_rates=autolr.log_grid(1e-4, 1.0, 60), engine="step"
+    )
+    cases["a long run"] = lambda: autolr.lr_range_test(
+        model, None, optimizer, (X, Y), compute_loss=slow(Fault(faults["raises"], 3)), num_iter=60, rng=0
+    )
     other, shifted = rank, X.clone()
     shifted[17] += 1.0 if rank else 0.0
     cases |= {
