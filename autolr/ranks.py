@@ -313,7 +313,8 @@ def _in_words(failure: dict[str, Any]) -> str:
     if failure["rank"] is None:
         return f"The connection between the ranks was lost: {reason}"
     if failure["lost"]:
-        return f"A rank was lost, as seen with rank {failure['rank']}: {reason}"
+        waits = " (a loss must not wait for other ranks, which have other rows)" if "Timed out" in reason else ""
+        return f"A rank was lost, as seen with rank {failure['rank']}: {reason}{waits}"
     return f"Rank {failure['rank']} has ended the call for all ranks: {reason}"
 
 

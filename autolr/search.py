@@ -103,6 +103,9 @@ def find_lr(
     counters and tensors that your functions or the optimizer's hooks keep outside of any module, optimizers besides
     this one, and the attributes of your datasets; a loss that counts its calls goes on counting.
 
+    Where ``torch.distributed`` has several processes, all of them make the call, as :class:`autolr.AutoLRTuner` says;
+    they share out the streams.
+
     Args:
         model: The model; it is not changed. Steps are taken in the modes in which it is handed over, held-out losses
             measured in evaluation mode.

@@ -43,8 +43,13 @@ class AutoLRTuner:
     What is not put back: lists, counters and tensors that your functions or the optimizer's hooks keep outside of any
     module. (Modules and random generators that they hold are found.)
 
+    Where ``torch.distributed`` has several processes, all of them make each call, with the same settings and all of the
+    data: they share out the rows, and get the same result. A loss must not wait for other processes (``all_reduce``),
+    which have other rows. If one fails, the others raise :class:`autolr.RankFailedError`. Within
+    :func:`autolr.ranks.on_this_rank_only`, a process tunes by itself.
+
     Args:
-        model: The model; it is not changed.
+        model: The model, also in ``DistributedDataParallel`` or sharded by ``fully_shard``; it is not changed.
         loss_fn: ``loss_fn(output, target) -> scalar tensor``, the mean over the observations of a batch.
         optimizer: An optimizer over the model's parameters, or some of them. The rate of the grid is that of the first
             parameter group; the others keep their ratios to it.

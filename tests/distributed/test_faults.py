@@ -86,6 +86,13 @@ def test_a_rank_that_does_not_come_is_named_and_the_next_call_succeeds(outcomes)
     assert [rank["timeout of the user's group"] for rank in outcomes] == [1800.0, 1800.0]
 
 
+def test_where_time_is_over_it_is_said_that_a_loss_must_not_wait_for_other_ranks():
+    silent = {"rank": 1, "error": "no sign of life for 30 s", "lost": True}
+    waiting = {"rank": 0, "error": "RuntimeError: [gloo] Timed out waiting 45000ms", "lost": True}
+    assert ranks._in_words(silent) == "A rank was lost, as seen with rank 1: no sign of life for 30 s"
+    assert ranks._in_words(waiting).endswith("45000ms (a loss must not wait for other ranks, which have other rows)")
+
+
 def test_all_ranks_have_ended_within_a_minute():
     assert max(ranks.PATIENCE, ranks.SILENCE + 3 * ranks.BEAT) + ranks._GRACE + ranks._LATER < 60.0
 
