@@ -137,7 +137,7 @@ def gaps(losses: FloatArray, untrained: float) -> tuple[FloatArray, str]:
 
 
 def vertex(exponents: Sequence[float], heights: FloatArray) -> float:
-    r"""Return where the parabola through three equidistant points is lowest, at most at the outermost of them.
+    r"""Return where, within three equidistant points, the parabola through them is lowest.
 
     For :math:`x_1 - h, x_1, x_1 + h` that is :math:`x_1 + \frac{h}{2} \frac{y_0 - y_2}{y_0 - 2 y_1 + y_2}`, or the end
     that is nearer to it. Where the parabola has no minimum, it is the lowest point.
