@@ -4,7 +4,7 @@ import os
 import secrets
 from pathlib import Path
 
-from autolr._validation import either, invalid
+from autolr._validation import either
 
 
 def check_path(path: str | os.PathLike[str], *suffixes: str, name: str = "path") -> Path:
@@ -22,15 +22,20 @@ def check_path(path: str | os.PathLike[str], *suffixes: str, name: str = "path")
         PermissionError: If nothing may be written into its folder.
     """
     if Path(path).suffix not in suffixes:
-        raise ValueError(invalid(name, f"end in {either(suffixes)}", str(path)))
+        raise ValueError(_refusal(name, f"end in {either(suffixes)}", path))
     target = Path(path).resolve()  # a link stays a link
     if not target.parent.is_dir():
-        raise FileNotFoundError(invalid(name, "lie in a folder that exists", str(path)))
+        raise FileNotFoundError(_refusal(name, "lie in a folder that exists", path))
     if target.is_dir():
-        raise IsADirectoryError(invalid(name, "be a file", str(path)))
+        raise IsADirectoryError(_refusal(name, "be a file", path))
     if not os.access(target.parent, os.W_OK):
-        raise PermissionError(invalid(name, "lie in a folder that may be written to", str(path)))
+        raise PermissionError(_refusal(name, "lie in a folder that may be written to", path))
     return target
+
+
+def _refusal(name: str, constraint: str, path: str | os.PathLike[str]) -> str:
+    """Return the sentence of :func:`autolr._validation.invalid`, with the whole path."""
+    return f"`{name}` must {constraint}, got {str(path)!r}."
 
 
 def write_file(target: Path, content: bytes) -> None:

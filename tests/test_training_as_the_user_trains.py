@@ -65,7 +65,7 @@ def test_a_row_of_arrays_takes_a_subsample_for_each_micro_batch_and_the_costs_co
     gradients = [batch for has_grad, batch in seen if has_grad]
     assert result.settings["num_gradients"] == len(gradients) == 6
     assert len(torch.cat(gradients[:3]).unique(dim=0)) == 24
-    assert "2 subsamples of 3 batches of 8 observations" in str(result)
+    assert "2 subsamples of 3 x 8 " in str(result)
 
 
 @pytest.mark.parametrize("horizon", [1, 3])
