@@ -30,7 +30,7 @@ from autolr.training import Training
 # What the ranks have spent together, and how long the slowest has taken.
 _SUMS, _LONGEST = ("num_gradients", "num_forwards", "num_evaluations"), "seconds"
 _ALL = ": hand over all of it on every rank, and not a share as a DistributedSampler makes it"
-_REMEDIES = {"X": _ALL, "data": _ALL}
+_REMEDIES = dict.fromkeys(("X", "data", "train_data"), _ALL)
 
 
 def shared_rng(ranks: Ranks, rng: Rng) -> Rng:
@@ -180,13 +180,18 @@ def as_one_process(ranks: Ranks, training: Training, start: Start) -> Start:
     return replace(start, objective=training.objective(), snapshot=Snapshot(*start.objects()))
 
 
+def _is_shared_out(ranks: Ranks, lockstep: Alone) -> bool:
+    """Return whether each rank does a part of the work, rather than all of it, alone or with the others in lockstep."""
+    return ranks.size > 1 and not isinstance(lockstep, Lockstep)
+
+
 def share_rows(ranks: Ranks, probe: ProbeRows, lockstep: Alone) -> ProbeRows:
     """Return what probes rows together: of W ranks, rank r probes the rows r, r + W, r + 2 W, ... of those asked for.
 
     No rank waits for another before it is done with its own; then all of them get everything. Rows count up to the
     first one that the data or the time has not given. Ranks in lockstep probe all rows together.
     """
-    if ranks.size == 1 or isinstance(lockstep, Lockstep):
+    if not _is_shared_out(ranks, lockstep):
         return probe
 
     def shared(learning_rates: FloatArray, rows: range, engine: EngineName, at_least: int) -> ProbedRows:
@@ -253,14 +258,14 @@ def own_streams(ranks: Ranks, num_streams: int, *, is_shared: bool, lockstep: Al
         lockstep: How the ranks work.
     """
     every = range(num_streams)
-    if ranks.size == 1 or isinstance(lockstep, Lockstep):
+    if not _is_shared_out(ranks, lockstep):
         return every
     return every[ranks.rank :: ranks.size] if is_shared else every[: num_streams * (ranks.rank == 0)]
 
 
 def everybodys_scans(ranks: Ranks, own: Mapping[int, Scan], start: Start, lockstep: Alone) -> list[Scan]:
     """Return what all ranks have found, in the order of the streams, up to the first that was not searched on."""
-    if ranks.size == 1 or isinstance(lockstep, Lockstep):
+    if not _is_shared_out(ranks, lockstep):
         return list(own.values())
     told = ranks.gather_json([[stream, scan.as_json()] for stream, scan in own.items()])
     found = {stream: values for values_of_rank in told for stream, values in values_of_rank}
@@ -279,6 +284,6 @@ def told_together(ranks: Ranks, settings: dict[str, Any], lockstep: Alone) -> di
     if ranks.size == 1:
         return settings
     every = ranks.gather_json(settings)
-    spent = {} if isinstance(lockstep, Lockstep) else {name: sum(one[name] for one in every) for name in _SUMS}
+    spent = {name: sum(one[name] for one in every) for name in _SUMS} if _is_shared_out(ranks, lockstep) else {}
     together = {"num_ranks": ranks.size, "first_rank": ranks.first}
     return {**every[0], **spent, _LONGEST: max(one[_LONGEST] for one in every), **together}

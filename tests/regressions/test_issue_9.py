@@ -7,6 +7,7 @@ import pytest
 import torch
 from harness import unchanged
 from torch import nn
+from wrong_calls import OnceOnly
 
 import autolr
 from autolr.search_result import TRACE_COLUMNS
@@ -41,21 +42,9 @@ def test_an_optimizer_is_not_blamed_for_a_loss_that_is_drawn_anew():
     assert result.settings["repeatable"] is False
 
 
-class Square(torch.autograd.Function):
-    """The square, whose gradient torch may not differentiate."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x**2
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient):
-        return 2.0 * ctx.saved_tensors[0] * gradient
-
-
-@pytest.mark.parametrize("loss", [lambda o, _: Square.apply(o).mean(), lambda o, _: Square.apply(o).square().mean()])
+@pytest.mark.parametrize(
+    "loss", [lambda o, _: OnceOnly.apply(o).mean(), lambda o, _: OnceOnly.apply(o).square().mean()]
+)
 def test_a_function_that_can_be_differentiated_once_is_refused(loss):
     """`taylor_expansion` took the gradient of such a function for a constant: its curvature was 0."""
     model = nn.Linear(3, 1)
