@@ -9,7 +9,6 @@ import torch
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from autolr._typing import Batch
-from autolr.probing.affine import Points
 from autolr.probing.gradients import RowGradients
 from autolr.probing.sharded import local
 from autolr.probing.start import Start
@@ -72,9 +71,10 @@ class Direction:
         """Return the length of a way from its sketches."""
         return self._lockstep.norms([length_of(sketches)])[0]
 
-    def points(self) -> Points:
-        """Return the start and the step of each parameter."""
-        return dict(zip(map(id, self.parameters), zip(self.origin, self.steps, strict=True), strict=True))
+    def points(self) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Return the parameters that move, each with its start and its step."""
+        points = zip(self.parameters, self.origin, self.steps, strict=True)
+        return [(parameter, origin, step) for parameter, origin, step in points if step is not None]
 
     def resolvable(self, length: float) -> tuple[float, float]:
         """Return the rates from which a tenth, and STEP_TOLERANCE, of a step exceeds the rounding of the weights.

@@ -1,27 +1,33 @@
-"""The losses of a row on its line: by whole forwards, with shortcuts, or at many rates at once."""
+"""The losses of a row on its line: by whole forwards, or from the calls of one, rate by rate or at many at once."""
 
 import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from autolr._typing import Batch, EngineName, FloatArray
-from autolr.probing.batched import Batched
 from autolr.probing.contest import Contest
 from autolr.probing.direction import Direction
-from autolr.probing.shortcuts import ChangedError, Shortcuts
+from autolr.probing.replay import Chunks, Replay
 from autolr.probing.start import Start
+from autolr.probing.tape import UnfitError, shares_memory
 
 _FOLDERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+
+_WORDS = {"batched": "the batched engine", "records": "records of forwards"}
 
 logger = logging.getLogger("autolr")
 
 LOSS_TOLERANCE = 1e-6
-_WORDS = {"batched": "the batched engine", "shortcuts": "shortcuts"}
+# Larger models gain nothing from many rates at once on a CPU, and should not pay for stacked weights.
+_MOST_BYTES = {"cpu": 16 << 20}
+_MOST_BYTES_ELSEWHERE = 256 << 20
 # Fewer rates are not worth a batch; of more, so many are tried first.
 _FEW_RATES = 8
 # What is so many times slower on its trial is not tried any further.
@@ -31,15 +37,17 @@ _HOPELESS = 2.0
 class Forwards:
     """The losses of a row at the rates of its line.
 
-    A whole forward at each rate defines them. Whatever spares some of that (:class:`Shortcuts`, :class:`Batched`) is
-    compared with it when it is learned, at one rate of every row, and at the end; what differs, or cannot be done, is
-    left out, with a reason that is logged.
+    A whole forward at each rate defines them. In every row one is made at one of the rates, another one in each row;
+    its calls are recorded (:class:`~autolr.probing.tape.Recorder`), and the losses at all rates are computed from these
+    (:class:`~autolr.probing.replay.Replay`): that at the rate of the record must be the same. On the first row and on
+    the last, whole forwards at more rates are compared. What differs, or cannot be done, is left out, with a reason
+    that is logged.
 
     Args:
         start: The start of all probes.
         direction: The line of the row.
-        engine: ``"line"``: forward by forward; ``"batched"``: many rates at once; ``"auto"``: the faster one, which is
-            found on the first rows.
+        engine: ``"line"``: rate by rate; ``"batched"``: many rates at once; ``"auto"``: the faster one, which is found
+            on the first rows.
 
     Attributes:
         contest: Which of the two is in use.
@@ -49,47 +57,28 @@ class Forwards:
         self._start = start
         self._direction = direction
         self._engine = engine
-        self._shortcuts: Shortcuts | None = None
-        self._batched: Batched | None = None
-        self._compare = False
+        self._is_recorded = self._draws = self._compare = False
+        self._chunks: Chunks | None = None
         self._num_rows = 0
         self.contest = Contest("line")
 
     def losses(self, rates: FloatArray, batch: Batch) -> FloatArray:
         """Return the losses at some rates, shape ``(K,)``."""
-        name = self.contest.turn
-        losses, taken = timed(lambda: self._by(name, rates, batch))
-        self.contest.note(name, taken)
-        if self._is_whole(name):
-            return losses
-        if not self._is_right(rates, losses, batch):
-            return self.whole(rates, batch)
-        if self._compare:
-            self._compare = False
-            self._keep_if_equal("batched", rates, losses, batch)
-        return losses
-
-    def _is_whole(self, name: str) -> bool:
-        return self._shortcuts is None and (name == "line" or self._batched is None)
-
-    def _is_right(self, rates: FloatArray, losses: FloatArray, batch: Batch) -> bool:
-        """Return whether the losses of a row are those of whole forwards at one rate, another one in each row.
-
-        This costs one forward of many; a forward may go another way than all those on which it was learned.
-        """
         self._num_rows += 1
         upper = len(rates) // 2
         index = upper + (7 * self._num_rows) % (len(rates) - upper)
-        one = slice(index, index + 1)
-        difference = deviation(rates[one], losses[one], self.whole(rates[one], batch), self._start.objective.epsilon)
-        if difference is None and math.isfinite(losses[0]):  # a product that overflows is not finite even at rate 0
-            return True
-        reason = difference or "an output is not finite"
-        if self._batched is not None:
-            self._leave_out("batched", reason)
-        if self._shortcuts is not None:
-            self._leave_out("shortcuts", reason)
-        return False
+        record = self._record(float(rates[index]), batch) if self._is_recorded else None
+        if record is None:
+            return self.whole(rates, batch)
+        name = self.contest.turn
+        losses, taken = timed(lambda: self._by(name, record.replay, rates, batch))
+        self.contest.note(name, taken)
+        if not self._is_right(record, rates, losses, index, batch):
+            return self.whole(rates, batch)
+        if self._compare and name == "batched":
+            self._compare = False
+            self._keep_if_equal(name, rates, self._by(name, record.replay, rates, batch), losses)
+        return losses
 
     def whole(self, rates: Sequence[float] | FloatArray, batch: Batch) -> FloatArray:
         """Return the losses at some rates, by a whole forward at each."""
@@ -112,65 +101,126 @@ class Forwards:
             if self._engine != "line":
                 self._leave_out("batched", obstacle)
             return
-        watched = Shortcuts(self._direction)
-        if watched.learn(lambda within: self._start.loss(batch, within), tested[-2:]):
-            self._shortcuts = watched
-            self._keep_if_equal("shortcuts", tested, whole, batch)
+        self._is_recorded = True
+        moving = [weight for weight, _, _ in self._direction.points()]
+        if shares_memory(self._start.objective.fixed(moving), moving):
+            self._leave_out("records", "a tensor shares its memory with a weight")
+            return
+        record = self._record(float(tested[-1]), batch)
+        if record is None:
+            return
+        self._keep_if_equal("records", tested, self._by("line", record.replay, tested, batch), whole)
+        if not self._is_recorded:
+            return
         if len(rates) >= _FEW_RATES and self._engine != "line":
-            self._try_batched(watched, rates, batch)
+            self._try_batched(record.replay, rates, batch)
         elif self._engine == "batched":
             self._leave_out("batched", f"{len(rates)} rates are not worth it")
 
     def objection(self, tested: Sequence[float], whole: FloatArray, batch: Batch) -> str | None:
         """Return where the losses of the way in use differ from those of whole forwards, or ``None``."""
-        found = self._by(self.contest.leader, tested, batch)
+        record = self._record(float(tested[-1]), batch) if self._is_recorded else None
+        if record is None:
+            return None
+        found = self._by(self.contest.leader, record.replay, tested, batch)
         return deviation(tested, found, whole, self._start.objective.epsilon)
 
-    def _by(self, name: str, rates: Sequence[float] | FloatArray, batch: Batch) -> FloatArray:
-        if name == "batched" and self._batched is not None:
-            try:
-                return self._batched.losses(lambda *over: self._start.losses(batch, *over), rates)
-            except Exception as error:
-                if not comes_out_of_torch(error):
-                    raise
-                message, _, _ = str(error).partition("\n")
-                self._leave_out("batched", f"{type(error).__name__}: {message[:200]}")
-        if self._shortcuts is not None:
-            try:
-                return self._shortcuts.losses(lambda within: self._start.loss(batch, within), rates)
-            except ChangedError as error:
-                self._leave_out("shortcuts", str(error))
-        return self.whole(rates, batch)
+    def _record(self, rate: float, batch: Batch) -> "_Record | None":
+        """Return the record of a whole forward at a rate, or ``None`` where there can be none: none is made then on."""
+        try:
+            with torch.no_grad():
+                return self._recorded(rate, batch)
+        except UnfitError as error:
+            self._leave_out("records", str(error))
+            return None
 
-    def _try_batched(self, watched: Shortcuts, rates: FloatArray, batch: Batch) -> None:
-        """Try a few rates at once, and let it take part if that is right and not hopelessly slow."""
-        self._batched = Batched(self._direction, watched)
-        if reason := self._batched.objection():
+    def _recorded(self, rate: float, batch: Batch) -> "_Record":
+        start, points = self._start, self._direction.points()
+        self._direction.move(rate)
+        start.randomness.rewind()
+        before = start.randomness.torch_state()
+        state = start.randomness.torch_state if self._draws else None
+        loss, tape = start.objective.recorded(batch, [weight for weight, _, _ in points], state)
+        if not self._draws and not all(map(torch.equal, before, start.randomness.torch_state())):
+            self._draws = True
+            return self._recorded(rate, batch)
+        replay = Replay(tape, [(origin, step) for _, origin, step in points], start.randomness.move_torch_to)
+        return _Record(replay, loss, tape.has_unseen)
+
+    def _is_right(self, record: "_Record", rates: FloatArray, losses: FloatArray, index: int, batch: Batch) -> bool:
+        """Return whether the losses of a row are those of whole forwards where these were made."""
+        epsilon = self._start.objective.epsilon
+        reason = deviation(rates[[index]], losses[[index]], np.array([record.loss]), epsilon)
+        if reason is None and record.has_unseen:
+            other = [(index + len(rates) // 3) % len(rates)]
+            reason = deviation(rates[other], losses[other], self.whole(rates[other], batch), epsilon)
+        if reason is None and not math.isfinite(losses[0]):  # a product that overflows is not finite even at rate 0
+            reason = "an output is not finite"
+        if reason is None:
+            return True
+        if self._chunks is not None:
             self._leave_out("batched", reason)
-            return
+        self._leave_out("records", reason)
+        return False
+
+    def _by(self, name: str, replay: Replay, rates: Sequence[float] | FloatArray, batch: Batch) -> FloatArray:
+        self._start.objective.count_repeated(batch, len(rates))
+        with torch.no_grad():
+            if name == "batched" and self._chunks is not None:
+                try:
+                    return np.array(self._chunks.losses(replay, rates))
+                except Exception as error:
+                    if not comes_out_of_torch(error):
+                        raise
+                    message, _, _ = str(error).partition("\n")
+                    self._leave_out("batched", f"{type(error).__name__}: {message[:200]}")
+            return np.array(replay.in_turn(map(float, rates), partial(self._direction.move, still=replay.still)))
+
+    def _try_batched(self, replay: Replay, rates: FloatArray, batch: Batch) -> None:
+        """Try a few rates at once, and let it take part if that is right and not hopelessly slow."""
+        weights = self._direction.origin
+        size = sum(weight.nbytes for weight in weights)
+        if len({(weight.device, weight.dtype) for weight in weights}) > 1:
+            return self._leave_out("batched", "the parameters differ in device or dtype")
+        if size > _MOST_BYTES.get(weights[0].device.type, _MOST_BYTES_ELSEWHERE):
+            return self._leave_out("batched", f"the parameters take {size / 2**20:.0f} MiB")
+        self._chunks = Chunks(weights[0])
         self.contest = Contest("line", "batched") if self._engine == "auto" else Contest("batched")
         few = rates[np.linspace(0, len(rates) - 1, _FEW_RATES).astype(int)]
-        expected, in_turn = timed(lambda: self._by("line", few, batch))
-        self._keep_if_equal("batched", few, expected, batch)
-        _, at_once = timed(lambda: self._by("batched", few, batch))
+        expected, in_turn = timed(lambda: self._by("line", replay, few, batch))
+        self._keep_if_equal("batched", few, self._by("batched", replay, few, batch), expected)
+        _, at_once = timed(lambda: self._by("batched", replay, few, batch))
         if self._engine == "auto" and at_once > _HOPELESS * in_turn:
             self._leave_out("batched", f"{at_once / in_turn:.1f} times slower at {_FEW_RATES} rates")
-        self._compare = self._engine == "auto" and self._batched is not None
+        self._compare = self._engine == "auto" and self._chunks is not None
+        return None
 
-    def _keep_if_equal(self, name: str, rates: Sequence[float] | FloatArray, whole: FloatArray, batch: Batch) -> None:
-        """Leave "batched" or "shortcuts" out if it gives other losses than whole forwards."""
-        found = self._by("batched" if name == "batched" else "line", rates, batch)
-        if difference := deviation(rates, found, whole, self._start.objective.epsilon):
+    def _keep_if_equal(
+        self, name: str, rates: Sequence[float] | FloatArray, found: FloatArray, expected: FloatArray
+    ) -> None:
+        """Leave "batched" or "records" out if it gives other losses than expected."""
+        if difference := deviation(rates, found, expected, self._start.objective.epsilon):
             self._leave_out(name, difference)
 
     def _leave_out(self, name: str, reason: str) -> None:
         if name == "batched":
-            self._batched = None
+            self._chunks = None
             self.contest.withdraw(name, "line", reason)
         else:
-            self._shortcuts = None
+            self._is_recorded = False
+            if self._engine != "line":
+                self._leave_out("batched", reason)
         level = logging.WARNING if name == self._engine else logging.INFO
         logger.log(level, "The losses are computed without %s: %s.", _WORDS[name], reason)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Record:
+    """The record of a whole forward: what repeats it, its loss, and whether a constant of it came from nowhere."""
+
+    replay: Replay
+    loss: float
+    has_unseen: bool
 
 
 def deviation(

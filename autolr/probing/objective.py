@@ -19,6 +19,7 @@ from autolr.probing.random_state import capture_random_state
 from autolr.probing.sharded import Alone, coarsest_dtype, local, ready, reshard
 from autolr.probing.state import Snapshot, distinct_entries
 from autolr.probing.stated import stated_loss
+from autolr.probing.tape import Recorder, Tape
 
 _Context = AbstractContextManager[object]
 _Points = Any  # a tensor, or a list of tensors
@@ -146,13 +147,12 @@ class Objective:
         """Return the model and the modules that the loss function is seen to hold: a second network, a learned loss."""
         return held_modules(self.model, self._loss_fn, self._compute_loss, self._clip)
 
-    def loss(self, batch: Batch, *, keep: bool = False, within: _Context = _PLAIN) -> float:
+    def loss(self, batch: Batch, *, keep: bool = False) -> float:
         """Return the loss on ``batch``, as a Python float; the modules are put back, but for the weights.
 
         Args:
             batch: The batch.
             keep: Leave the modules as the forward leaves them.
-            within: The context in which the loss is computed.
 
         Raises:
             TypeError: If the loss is not a tensor of floats.
@@ -160,13 +160,45 @@ class Objective:
         """
         self.num_forwards += _num_parts(batch)
         with torch.set_grad_enabled(self._needs_graph):
-            with within:
-                loss = self._scalar(batch)
-            value = float(loss.detach())
+            value = float(self._scalar(batch).detach())
         reshard(self.sharded)
         if not keep:
             self._put_back()
         return self.lockstep.mean(value)
+
+    def recorded(
+        self, batch: Batch, moving: Sequence[torch.Tensor], random_state: Callable[[], Any] | None
+    ) -> tuple[float, Tape]:
+        """Return the loss on ``batch`` as :meth:`loss` does, and the calls by which it was made.
+
+        Args:
+            batch: The batch.
+            moving: The weights on which the loss depends.
+            random_state: See :class:`~autolr.probing.tape.Recorder`.
+
+        Raises:
+            UnfitError: If the forward cannot be repeated from its calls.
+        """
+        self.num_forwards += _num_parts(batch)
+        recorder = Recorder(moving, (*self.fixed(moving), *_tensors_of(batch)), random_state)
+        try:
+            with torch.no_grad():
+                with recorder:
+                    loss = self._scalar(batch)
+                return float(loss), recorder.tape(loss)
+        finally:
+            self._put_back()
+
+    def fixed(self, moving: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Return the tensors of the modules besides some weights."""
+        ids = set(map(id, moving))
+        return [tensor for tensor in (*self._around.tensors, *self.weights) if id(tensor) not in ids]
+
+    def count_repeated(self, batch: Batch, num: int) -> None:
+        """Count losses on ``batch`` that are computed from the calls of a forward."""
+        if self._look_around is not None:
+            self._look_around()
+        self.num_forwards += num * _num_parts(batch)
 
     def losses(
         self, batch: Batch, points: _Points, at: Callable[[_Points], _Context], *, graph: bool = False

@@ -9,14 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
+from torch.overrides import TorchFunctionMode
 
 from autolr._typing import Batch, FloatArray, IntArray
 from autolr.batches import MicroBatches
-from autolr.probing.batched import Replaced, is_short_of_memory
 from autolr.probing.direction import is_linear
 from autolr.probing.forwards import coarseness
+from autolr.probing.replay import is_short_of_memory
+from autolr.probing.stacked_calls import cross_entropy, is_plain_cross_entropy
 from autolr.probing.start import Start
 from autolr.probing.state import Snapshot
+from autolr.probing.tape import PROPERTIES
 from autolr.probing.trajectory import StepSeed
 
 # The bytes of weights, gradients, moments and activations of a chunk: on a CPU, what its last cache holds.
@@ -215,15 +219,31 @@ class _Slices:
         return _AtSlice(dict(zip(self._ids, slices, strict=True)))
 
 
-class _AtSlice(Replaced):
-    """A forward with the weights of a slice, or of many of them as ``torch.vmap`` sees it."""
+class _AtSlice(TorchFunctionMode):
+    """A forward with the weights of a slice, or of many of them as ``torch.vmap`` sees it.
+
+    They stand in for a parameter wherever a function of torch is handed one. Batch normalization leaves its running
+    statistics alone, and a plain cross-entropy is written out, as torch's own is mapped by more calls.
+    """
 
     def __init__(self, slices: Mapping[int, torch.Tensor]) -> None:
         super().__init__()
         self._slices = slices
 
-    def stand_in(self, value: Any) -> Any:
-        """Return a parameter as the slice has it."""
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in PROPERTIES:
+            return func(*args, **kwargs)
+        if func is F.cross_entropy and is_plain_cross_entropy(*args, **kwargs):
+            return cross_entropy(self._replaced(args[0]), args[1])
+        if func is F.batch_norm and kwargs.get("training"):
+            args = (args[0], None, None)
+        return func(*map(self._replaced, args), **{name: self._replaced(value) for name, value in kwargs.items()})
+
+    def _replaced(self, value: Any) -> Any:
+        """Return a value with the parameters in it as the slice has them."""
+        if type(value) in (list, tuple):
+            return type(value)(map(self._replaced, value))
         return self._slices.get(id(value), value)
 
 

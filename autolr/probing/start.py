@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 
@@ -13,8 +12,6 @@ from autolr.param_groups import set_learning_rate
 from autolr.probing.objective import Objective, is_compiled
 from autolr.probing.random_state import ForkedRandomness
 from autolr.probing.state import Snapshot
-
-_PLAIN = nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +47,10 @@ class Start:
         """Go back to the start, without gradients; return whether more than values of tensors had changed."""
         return self.snapshot.restore()
 
-    def loss(self, batch: Batch, within: AbstractContextManager[object] = _PLAIN) -> float:
+    def loss(self, batch: Batch) -> float:
         """Return the loss on ``batch`` at the weights as they are, from the row's random state."""
         self.randomness.rewind()
-        return self.objective.loss(batch, within=within)
-
-    def losses(
-        self, batch: Batch, rates: torch.Tensor, at: Callable[[torch.Tensor], AbstractContextManager[object]]
-    ) -> torch.Tensor:
-        """Return the losses on ``batch`` at many rates, from the row's random state: see :meth:`Objective.losses`."""
-        self.randomness.rewind()
-        return self.objective.losses(batch, rates, at)
+        return self.objective.loss(batch)
 
     def gradients(self, batch: Batch, *, keep: bool = False) -> list[torch.Tensor | None]:
         """Return the gradients of the objective's parameters on ``batch``, from the row's random state.

@@ -1,0 +1,251 @@
+"""What a forward does, as the calls of torch that depend on the weights: enough to repeat it at other rates."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
+from torch.overrides import TorchFunctionMode
+
+# What these tell of a tensor does not depend on its values.
+PROPERTIES = frozenset(
+    [
+        getattr(torch.Tensor, name).__get__
+        for name in ("shape", "dtype", "device", "layout", "ndim", "requires_grad", "is_leaf", "is_sparse", "is_nested")
+    ]
+    + [torch.Tensor.dim, torch.Tensor.size, torch.Tensor.stride, torch.Tensor.numel, torch.Tensor.__len__]
+    + [torch.Tensor.is_floating_point, torch.is_floating_point, torch.Tensor.is_complex, torch.is_complex]
+    + [torch.Tensor.is_contiguous, torch.numel]
+)
+
+
+class UnfitError(RuntimeError):
+    """A forward cannot be repeated from its calls; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """The place of a value that depends on the rate, among the arguments of a call."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Call:
+    """A call of torch with a value among its arguments that depends on the rate.
+
+    Attributes:
+        function: What was called.
+        args: Its positional arguments; a :class:`Slot` stands for each value that depends on the rate.
+        kwargs: Its keyword arguments, likewise.
+        inputs: The slots among the arguments, each once.
+        outputs: The slots of the tensors returned, in their order; one that was changed in place is its own output, and
+            ``None`` stands for itself.
+        is_single: Whether a tensor was returned, rather than several or none.
+        size: The bytes of what was returned.
+        random: The state of torch's generators before it; ``None`` where the forward draws nothing from them.
+    """
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    inputs: tuple[int, ...]
+    outputs: tuple[int | None, ...]
+    is_single: bool
+    size: int
+    random: Any = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tape:
+    """The calls of a forward that depend on the rate, in their order.
+
+    Attributes:
+        calls: The calls.
+        weights: The weights that the first slots stand for.
+        loss: The slot of the loss.
+        num_slots: The number of slots.
+        has_unseen: Whether a constant came from nowhere: a tensor that is neither the modules' nor the batch's nor made
+            by a call that was seen. It may have been made of a weight out of sight.
+    """
+
+    calls: Sequence[Call]
+    weights: Sequence[torch.Tensor]
+    loss: int
+    num_slots: int
+    has_unseen: bool
+
+
+class Recorder(TorchFunctionMode):
+    r"""Watches one forward, and makes a :class:`Tape` of it.
+
+    A value depends on the rate if it is a weight that moves, or was returned by a call with such a value among its
+    arguments. All else is the same at every rate, and is kept as it was. A call is seen wherever torch's functions are
+    called from Python, within modules, losses and functions of the user's alike.
+
+    What would make a repetition another forward is refused: a value of Python that is made of one that depends on the
+    rate (a branch, ``.item()``), a constant or a weight that is written to by what depends on the rate, or after it was
+    used; a constant that shares its memory with a weight; a generator of its own. The running statistics of batch
+    normalization, on which its output in training does not depend, are left out of the call.
+
+    Args:
+        moving: The weights that move.
+        known: Tensors that were there before the forward: those of the modules and of the batch.
+        random_state: Returns the state of torch's generators, to which a repetition of each call goes back; ``None``:
+            the forward draws nothing from them.
+    """
+
+    def __init__(
+        self,
+        moving: Sequence[torch.Tensor],
+        known: Iterable[torch.Tensor],
+        random_state: Callable[[], Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self._random_state = random_state
+        self._weights = moving
+        self._slots = {id(weight): slot for slot, weight in enumerate(moving)}
+        self._num_slots = len(moving)
+        self._values: list[torch.Tensor] = []  # an id needs its object's life
+        self._constants = {id(tensor): tensor for tensor in known if id(tensor) not in self._slots}
+        self._before = {key: _version(tensor) for key, tensor in self._constants.items()}
+        self._used: list[tuple[torch.Tensor, int]] = []
+        self._statistics: set[int] = set()
+        self._calls: list[Call] = []
+        self._has_unseen = False
+        self._reason = ""
+
+    def tape(self, loss: torch.Tensor) -> Tape:
+        """Return the tape of the forward that has returned ``loss``.
+
+        Raises:
+            UnfitError: If the forward cannot be repeated from its calls.
+        """
+        slot = self._slots.get(id(loss))
+        if any(_version(tensor) != version for tensor, version in self._used):
+            self._reason = self._reason or "a tensor is written to after it was used"
+        if self._reason or slot is None:
+            raise UnfitError(self._reason or "the loss is made out of sight")
+        return Tape(self._calls, self._weights, slot, self._num_slots, self._has_unseen)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self._reason or func in PROPERTIES:
+            return func(*args, **kwargs)
+        given = args
+        if func is F.batch_norm and kwargs.get("training"):
+            self._statistics |= {id(argument) for argument in args[1:3]}
+            given = (args[0], None, None)
+        try:
+            found = _tensors((given, kwargs))
+            moves = any(id(tensor) in self._slots for tensor in found)
+            fixed = [tensor for tensor in found if not self._is_computed(tensor)]
+            self._check(fixed)
+            random = self._random_state() if moves and self._random_state is not None else None
+            before = [_version(tensor) for tensor in fixed]
+        except Exception as error:  # noqa: BLE001 (tensors of another kind may refuse anything)
+            self._reason = str(error)
+        output = func(*args, **kwargs)
+        if self._reason:
+            return output
+        try:
+            if not moves:
+                self._constants |= {id(tensor): tensor for tensor in _tensors(output)}
+            elif before != [_version(tensor) for tensor in fixed]:
+                raise UnfitError("a tensor is written to by what depends on the rate")
+            else:
+                self._note(func, given, kwargs, found, output, random)
+        except Exception as error:  # noqa: BLE001
+            self._reason = str(error)
+        return output
+
+    def _is_computed(self, tensor: torch.Tensor) -> bool:
+        return self._slots.get(id(tensor), -1) >= len(self._weights)
+
+    def _check(self, fixed: Iterable[torch.Tensor]) -> None:
+        """Refuse constants that may depend on the rate."""
+        for tensor in fixed:
+            key = id(tensor)
+            if key in self._statistics:
+                raise UnfitError("running statistics are used")
+            if key not in self._constants and key not in self._slots:
+                self._has_unseen = True
+                self._constants[key] = tensor
+                if shares_memory([tensor], self._weights):
+                    raise UnfitError("a tensor shares its memory with a weight")
+
+    def _note(self, func: Any, args: Any, kwargs: Any, found: list[torch.Tensor], output: Any, random: Any) -> None:
+        """Append a call that depends on the rate."""
+        is_single = isinstance(output, torch.Tensor)
+        outputs = [output] if is_single else [] if output is None else output
+        is_known = isinstance(outputs, (tuple, list)) and (output is not None or func is torch.Tensor.__setitem__)
+        if not is_known or not all(value is None or isinstance(value, torch.Tensor) for value in outputs):
+            raise UnfitError(f"{getattr(func, '__name__', func)} makes a value of Python that depends on the rate")
+        inputs = {self._slots[id(tensor)]: None for tensor in found if id(tensor) in self._slots}
+        template = self._template(args), {name: self._template(value) for name, value in kwargs.items()}
+        numbers = tuple(None if value is None else self._slot_of(value) for value in outputs)
+        size = sum(value.nbytes for value in outputs if value is not None)
+        self._calls.append(Call(func, *template, tuple(inputs), numbers, is_single, size, random))
+
+    def _slot_of(self, value: torch.Tensor) -> int:
+        """Return the slot of a tensor that was returned, a new one where it is none of those that there are."""
+        key = id(value)
+        if key in self._constants or self._slots.get(key, len(self._weights)) < len(self._weights):
+            raise UnfitError("a constant is returned by what depends on the rate")
+        if key not in self._slots:
+            self._slots[key] = self._num_slots
+            self._num_slots += 1
+            self._values.append(value)
+        return self._slots[key]
+
+    def _template(self, value: Any) -> Any:
+        """Return an argument with slots in place of what depends on the rate."""
+        if isinstance(value, torch.Tensor):
+            slot = self._slots.get(id(value))
+            return self._kept(value) if slot is None else Slot(slot)
+        if type(value) in (tuple, list):
+            return type(value)(map(self._template, value))
+        if type(value) is dict:
+            return {key: self._template(item) for key, item in value.items()}
+        if isinstance(value, torch.Generator):
+            raise UnfitError("a generator of its own is drawn from")
+        if _tensors(value):
+            raise UnfitError(f"a {type(value).__name__} holds tensors")
+        return value
+
+    def _kept(self, constant: torch.Tensor) -> torch.Tensor:
+        """Return a constant as a call has seen it: a copy, where it was written to before and will be put back."""
+        version = _version(constant)
+        if self._before.get(id(constant), version) != version:
+            return constant.clone()
+        self._used.append((constant, version))
+        return constant
+
+
+def shares_memory(tensors: Iterable[torch.Tensor], weights: Iterable[torch.Tensor]) -> bool:
+    """Return whether one of some tensors lies in the storage of a weight."""
+    storages = {weight.untyped_storage().data_ptr() for weight in weights}
+    dense = (tensor for tensor in tensors if tensor.layout == torch.strided)
+    return not storages.isdisjoint(tensor.untyped_storage().data_ptr() for tensor in dense)
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    """Return the tensors in an argument: in tuples, lists, dicts and slices, at any depth."""
+    found: list[torch.Tensor] = []
+    pending = [value]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, (tuple, list)):
+            pending.extend(value)
+        elif isinstance(value, dict):
+            pending.extend(value.values())
+        elif isinstance(value, slice):
+            pending += [value.start, value.stop, value.step]
+    return found
+
+
+def _version(tensor: torch.Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
