@@ -22,7 +22,7 @@ from machine import circumstances
 from speed_pairs import time_engine
 from workloads import SGD, SMALL, TRANSFORMER, WIDE, Workload
 
-from autolr.probing import batched
+from autolr.probing import replay
 from autolr.probing.direction import Direction
 from autolr.probing.forwards import Forwards
 from autolr.probing.line import LineProbe
@@ -38,9 +38,9 @@ PARTS: list[tuple[str, Any, str]] = [
     ("- gradient", Start, "gradients"),
     ("- the step that gives d", Direction, "take"),
     ("- the losses", Forwards, "losses"),
-    ("  - one whole forward, to check", Forwards, "_is_right"),
-    ("  - forwards", Objective, "_scalar"),
-    ("  - batched: linear layers in these", batched, "_linear_at_rates"),
+    ("  - one whole forward, recorded", Objective, "recorded"),
+    ("  - repeated at all rates", Forwards, "_by"),
+    ("    - batched: linear layers in these", replay, "linear"),
     ("- putting back, all together", Start, "restore"),
 ]
 

@@ -11,7 +11,6 @@ import stateful_cases
 import torch
 from engine_cases import Case, assert_equals_oracle, classes, cross_entropy, expected, mlp, probe
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 CASES = {
     name: value
@@ -76,8 +75,7 @@ def test_the_batched_engine_equals_the_oracle_or_steps_aside(name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_shortcuts_equal_the_oracle(name, monkeypatch):
-    pass
+def test_the_line_engine_equals_the_oracle(name):
     case = make(name)
     oracle = expected(copies(name), case, needs_graph=name == "loss_made_of_derivatives")
     probed = probe(case, "line", num_rows=2)

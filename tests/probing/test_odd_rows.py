@@ -6,7 +6,6 @@ import torch
 from engine_cases import Case, classes, cross_entropy, probe, sgd
 from torch import nn
 
-
 RATES = np.geomspace(1e-3, 1.0, 12)
 NUM_ROWS = 6
 
@@ -78,11 +77,6 @@ class ReadingAValue(Odd):
 
 
 KINDS = Odd.__subclasses__()
-
-
-@pytest.fixture(autouse=True)
-def _taken_by_small_models_too(monkeypatch):
-    pass
 
 
 def assert_equal_to_steps(case, engine, batches, rates=RATES):

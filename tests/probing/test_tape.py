@@ -28,12 +28,12 @@ class Net(nn.Module):
         return self.last(self.between(self, self.first(x)))
 
 
-def overwritten_view(net, hidden):
+def overwritten_view(_, hidden):
     view = hidden.view(-1)
     return torch.tanh(hidden) * view.view_as(hidden)
 
 
-def in_place_on_a_view(net, hidden):
+def in_place_on_a_view(_, hidden):
     half = hidden[:, :3]
     half.relu_()
     return hidden * 2.0
@@ -46,12 +46,12 @@ def entries_set(net, hidden):
     return hidden
 
 
-def several_outputs(net, hidden):
+def several_outputs(_, hidden):
     first, second, third = hidden.chunk(3, dim=1)
     return torch.cat([first * second, torch.max(hidden, dim=1).values[:, None].expand(-1, 2), third], dim=1)
 
 
-def iterated(net, hidden):
+def iterated(_, hidden):
     return torch.stack([row.tanh() for row in hidden])
 
 
@@ -60,7 +60,7 @@ def counted_in_a_buffer(net, hidden):
     return hidden * net.buffer
 
 
-def noise_of_its_own(net, hidden):
+def noise_of_its_own(_, hidden):
     return hidden * torch.rand(6) + torch.randn_like(hidden) + F.dropout(hidden, 0.3)
 
 
@@ -76,24 +76,24 @@ def linear_without_a_moving_bias(net, hidden):
     return F.linear(hidden, net.last.weight.repeat(2, 1), net.frozen) + F.linear(hidden, net.last.weight).repeat(1, 2)
 
 
-def a_custom_function(net, hidden):
+def a_custom_function(_, hidden):
     class Rounded(torch.autograd.Function):
         @staticmethod
-        def forward(ctx, value):
+        def forward(_, value):
             return value.round(decimals=1) * 1.0
 
         @staticmethod
-        def backward(ctx, gradient):
+        def backward(_, gradient):
             return gradient
 
     return Rounded.apply(hidden)
 
 
-def from_numbers(net, hidden):
+def from_numbers(_, hidden):
     return hidden * torch.from_numpy(np.linspace(0.5, 1.5, 6, dtype=np.float32)) * torch.Tensor([2.0])
 
 
-def losses_of_many_shapes(net, hidden):
+def losses_of_many_shapes(_, hidden):
     penalty = F.mse_loss(hidden, torch.zeros_like(hidden)) + F.softplus(hidden).mean() + (hidden @ hidden.T).trace()
     return hidden + penalty
 
@@ -115,15 +115,15 @@ FIT = [
 ]
 
 
-def branch(net, hidden):
+def branch(_, hidden):
     return hidden * 2.0 if hidden.mean() > 0.0 else hidden * 3.0
 
 
-def number(net, hidden):
+def number(_, hidden):
     return hidden / hidden.abs().max().item()
 
 
-def array(net, hidden):
+def array(_, hidden):
     return hidden + torch.as_tensor(hidden.detach().numpy())
 
 
@@ -144,20 +144,20 @@ def weight_written(net, hidden):
     return hidden
 
 
-def memory_of_a_weight(net, hidden):
+def memory_of_a_weight(_, hidden):
     return hidden * ALIASES[0][:, 0]
 
 
-def own_generator(net, hidden):
+def own_generator(_, hidden):
     return hidden + torch.normal(hidden, 1.0, generator=torch.Generator().manual_seed(0))
 
 
-def statistics_used(net, hidden):
+def statistics_used(_, hidden):
     mean, variance = torch.zeros(6), torch.ones(6)
     return F.batch_norm(hidden, mean, variance, training=True) + mean
 
 
-def a_slice_of_values(net, hidden):
+def a_slice_of_values(_, hidden):
     return hidden[:, : (hidden.sum() * 0.0).long() + 6]
 
 
@@ -246,7 +246,7 @@ def test_only_what_depends_on_the_rate_is_on_the_tape():
 
 
 def test_a_first_layer_is_computed_twice_a_row_and_its_weights_are_not_moved():
-    tape = record(lambda net, hidden: torch.tanh(hidden))
+    tape = record(lambda _, hidden: torch.tanh(hidden))
     points = [(weight.detach().clone(), torch.ones_like(weight)) for weight in tape.weights]
     assert replay.Replay(tape, points, lambda _: None).still == {id(weight) for weight in tape.weights[:2]}
 
@@ -262,7 +262,7 @@ def test_values_are_dropped_after_their_last_use():
             most.append(sum(not ref.expired() for ref in alive))
             return output
 
-    def deep(net, hidden):
+    def deep(_, hidden):
         for _ in range(20):
             hidden = torch.sin(hidden)
         return hidden
@@ -283,7 +283,7 @@ def test_a_constant_is_not_computed_again():
             calls.append(func)
             return func(*args, **(kwargs or {}))
 
-    tape = record(lambda net, hidden: hidden * torch.linalg.inv(torch.eye(6)).sum(0))
+    tape = record(lambda _, hidden: hidden * torch.linalg.inv(torch.eye(6)).sum(0))
     points = [(weight.detach().clone(), torch.ones_like(weight)) for weight in tape.weights]
     with torch.no_grad(), Counting():
         repeated = replay.Replay(tape, points, lambda _: None)
@@ -292,9 +292,9 @@ def test_a_constant_is_not_computed_again():
     assert torch.linalg.inv not in calls
 
 
-def test_a_model_of_a_whole_row_is_watched_once(monkeypatch):
+def test_a_model_is_called_twice_a_row_whatever_the_number_of_rates():
     forwards = []
-    model = Net(lambda net, hidden: hidden)
+    model = Net(lambda _, hidden: hidden)
     forward = model.forward
     model.forward = lambda x: forwards.append(1) or forward(x)
     case = Case(
