@@ -20,7 +20,7 @@ from autolr.distributed import as_one_process, check_same, fingerprints, in_step
 from autolr.interpolation_error import TOLERANCE, share_left
 from autolr.plan import Plan
 from autolr.probing.objective import Objective
-from autolr.probing.rows import ProbedRows, probe_row, probe_rows
+from autolr.probing.rows import Passes, ProbedRows, probe_row, probe_rows
 from autolr.probing.start import Start
 from autolr.probing.state import Snapshot
 from autolr.probing.warmup import warm_up
@@ -80,6 +80,7 @@ def measure(
                         seed=plan.seed,
                         deadline=deadline,
                         progress=partial(_advance, bar, rows.start),
+                        passes=Passes(),
                     )
                 )
                 shared = share_rows(ranks, probe, lockstep=start.objective.lockstep)

@@ -19,6 +19,7 @@ from autolr.cells import ProbedCells
 from autolr.interpolation import first_nodes, interpolate
 from autolr.interpolation_error import TOLERANCE
 from autolr.probing import rows as probing_rows
+from autolr.probing.objective import Objective
 from autolr.probing.rows import ProbedRows
 from autolr.sparse import SparseRows, completed, fill_sparsely
 from autolr.statistics.race import Look, Race
@@ -446,6 +447,13 @@ def test_a_time_budget_leaves_as_many_rows_as_without_interpolation(rng, adaptiv
         num_forwards += 1
         return nn.functional.cross_entropy(output, target)
 
+    def repeated(self, batch, num):
+        nonlocal num_forwards
+        num_forwards += num
+        count_repeated(self, batch, num)
+
+    count_repeated = Objective.count_repeated
+    monkeypatch.setattr(Objective, "count_repeated", repeated)
     clock = SimpleNamespace(perf_counter=lambda: float(num_forwards))
     monkeypatch.setattr(probing_rows, "time", clock)
     monkeypatch.setattr(measuring, "time", clock)

@@ -104,7 +104,7 @@ WAYS = [{"adaptive": True}, {"interpolate": True}, {"adaptive": True, "interpola
 def test_what_is_kept_of_a_race_or_of_curves_is_the_beginning_of_the_whole(options, tmp_path):
     options = {"num_subsamples": 40, "learning_rates": MANY, "engine": "line", "regret_tolerance": 0.0, **options}
     whole, num_calls, found = tune(make(-1)[-1], **options).differentials, calls_of(**options), set()
-    for call in range(4 * MANY.size, num_calls + 1, num_calls // 7):
+    for call in range(num_calls // 4, num_calls + 1, num_calls // 10):
         model, optimizer, _, tuner = make(call)
         with unchanged(model, optimizer), pytest.raises(KeyboardInterrupt):
             tune(tuner, **options)

@@ -7,10 +7,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
 
+from autolr.probing.stacked_calls import Point
 from autolr.probing.tape import Call, Slot
-
-# the start of a weight and its step per unit of the rate
-Point = tuple[torch.Tensor, torch.Tensor]
 
 _WITH_BIAS = frozenset({F.linear, F.conv1d, F.conv2d, F.conv3d})
 _AFFINE = _WITH_BIAS | {F.embedding}

@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 from autolr._typing import Batch, EngineName, FloatArray
 from autolr.probing.contest import Contest
 from autolr.probing.direction import Direction
+from autolr.probing.low_rank import LowRank
 from autolr.probing.replay import Chunks, Replay
 from autolr.probing.start import Start
 from autolr.probing.tape import UnfitError, shares_memory
@@ -59,6 +59,7 @@ class Forwards:
         self._engine = engine
         self._is_recorded = self._draws = self._compare = False
         self._chunks: Chunks | None = None
+        self._low_rank: LowRank | None = None
         self._num_rows = 0
         self.contest = Contest("line")
 
@@ -144,7 +145,8 @@ class Forwards:
         if not self._draws and not all(map(torch.equal, before, start.randomness.torch_state())):
             self._draws = True
             return self._recorded(rate, batch)
-        replay = Replay(tape, [(origin, step) for _, origin, step in points], start.randomness.move_torch_to)
+        lines = [(origin, step) for _, origin, step in points]
+        replay = Replay(tape, lines, start.randomness.move_torch_to, self._low_rank)
         return _Record(replay, loss, tape.has_unseen)
 
     def _is_right(self, record: "_Record", rates: FloatArray, losses: FloatArray, index: int, batch: Batch) -> bool:
@@ -164,9 +166,15 @@ class Forwards:
         return False
 
     def _by(self, name: str, replay: Replay, rates: Sequence[float] | FloatArray, batch: Batch) -> FloatArray:
-        self._start.objective.count_repeated(batch, len(rates))
+        objective = self._start.objective
+
+        def move(rate: float) -> None:
+            objective.count_repeated(batch, 1)
+            self._direction.move(rate, replay.still)
+
         with torch.no_grad():
             if name == "batched" and self._chunks is not None:
+                objective.count_repeated(batch, len(rates))
                 try:
                     return np.array(self._chunks.losses(replay, rates))
                 except Exception as error:
@@ -174,7 +182,7 @@ class Forwards:
                         raise
                     message, _, _ = str(error).partition("\n")
                     self._leave_out("batched", f"{type(error).__name__}: {message[:200]}")
-            return np.array(replay.in_turn(map(float, rates), partial(self._direction.move, still=replay.still)))
+            return np.array(replay.in_turn(map(float, rates), move))
 
     def _try_batched(self, replay: Replay, rates: FloatArray, batch: Batch) -> None:
         """Try a few rates at once, and let it take part if that is right and not hopelessly slow."""
@@ -184,7 +192,7 @@ class Forwards:
             return self._leave_out("batched", "the parameters differ in device or dtype")
         if size > _MOST_BYTES.get(weights[0].device.type, _MOST_BYTES_ELSEWHERE):
             return self._leave_out("batched", f"the parameters take {size / 2**20:.0f} MiB")
-        self._chunks = Chunks(weights[0])
+        self._chunks, self._low_rank = Chunks(weights[0]), LowRank(float(rates[-1]))
         self.contest = Contest("line", "batched") if self._engine == "auto" else Contest("batched")
         few = rates[np.linspace(0, len(rates) - 1, _FEW_RATES).astype(int)]
         expected, in_turn = timed(lambda: self._by("line", replay, few, batch))

@@ -25,10 +25,12 @@ class LineProbe:
 
     Args:
         start: The start of all probes.
-        learning_rates: The rates, shape ``(K,)``.
+        learning_rates: All rates, shape ``(K,)``; rows may be probed at some of them only.
         engine: ``"line"``, ``"batched"``, or ``"auto"`` for the faster one: see :class:`Forwards`.
 
     Attributes:
+        highest: The highest rate, at which the step is taken that gives d.
+        is_verified: Whether it was verified on a row.
         checks_every_row: Whether a second real step is taken in every row.
     """
 
@@ -36,12 +38,11 @@ class LineProbe:
         self._start = start
         self._learning_rates = learning_rates
         self._direction = Direction(start)
-        self._check_rate = float(learning_rates[-1])
+        self.highest = self._check_rate = float(learning_rates[-1])
         self._forwards = Forwards(start, self._direction, engine)
-        self._has_learned = False
+        self.is_verified = False
         line = {id(parameter) for parameter in self._direction.parameters}
         self._frozen = [weight for weight in start.objective.weights if id(weight) not in line]
-        self._rates_and_zero = np.concatenate([[0.0], learning_rates])
         self.checks_every_row = not is_linear(start.optimizer)
 
     @property
@@ -49,10 +50,11 @@ class LineProbe:
         """Which engine computes the losses."""
         return self._forwards.contest
 
-    def __call__(self, batch: Batch, evaluation_batch: Batch) -> tuple[float, FloatArray]:
-        """Return the loss before, and the losses after a step at each rate, as the reference does.
+    def __call__(self, learning_rates: FloatArray, batch: Batch, evaluation_batch: Batch) -> tuple[float, FloatArray]:
+        """Return the loss before, and the losses after a step at each of some rates, as the reference does.
 
         Args:
+            learning_rates: The rates, shape ``(K,)``.
             batch: The subsample that gives the gradient.
             evaluation_batch: The subsample on which the losses are measured; it may be the same.
 
@@ -62,15 +64,15 @@ class LineProbe:
         start = self._start
         gradients = self._direction.gradients(batch)
         if not self._take(gradients):
-            return self._by_steps(batch, evaluation_batch)
+            return probe_by_steps(start, learning_rates, batch, evaluation_batch)
         frozen = [weight._version for weight in self._frozen]
-        loss_pre, *loss_post = self._forwards.losses(self._rates_and_zero, evaluation_batch)
+        loss_pre, *loss_post = self._forwards.losses(np.append(0.0, learning_rates), evaluation_batch)
         # a forward has changed what none has changed on the batches that were checked
         if start.objective.lockstep.any(start.restore()):
             start.objective.expect_changes()
-            return self._by_steps(batch, evaluation_batch)
+            return probe_by_steps(start, learning_rates, batch, evaluation_batch)
         if frozen != [weight._version for weight in self._frozen]:
-            return self._by_steps(batch, evaluation_batch)
+            return probe_by_steps(start, learning_rates, batch, evaluation_batch)
         return float(loss_pre), np.where(np.isfinite(loss_post), loss_post, np.inf)
 
     def objection(self, batch: Batch, evaluation_batch: Batch) -> str | None:
@@ -98,7 +100,7 @@ class LineProbe:
 
     def _objection(self, batch: Batch, evaluation_batch: Batch) -> str | None:
         start, direction = self._start, self._direction
-        lowest, highest = float(self._learning_rates[0]), float(self._learning_rates[-1])
+        lowest, highest = float(self._learning_rates[0]), self.highest
         start.restore()
         gradients = direction.gradients(batch)
         line = [sketch / highest for sketch in direction.step(highest, gradients)]
@@ -123,9 +125,9 @@ class LineProbe:
         objection = deviation(rates, on_line, np.array(real), start.objective.epsilon)
         if objection is not None:
             return f"{objection} on the line"
-        if self._has_learned:
+        if self.is_verified:
             return self._forwards.objection(rates, on_line, evaluation_batch)
-        self._has_learned = True
+        self.is_verified = True
         self._forwards.learn(self._learning_rates, rates, on_line, evaluation_batch)
         return None
 
@@ -141,10 +143,7 @@ class LineProbe:
         if self.checks_every_row:
             real = direction.step(self._check_rate, gradients)
             self._start.restore()
-        direction.take(float(self._learning_rates[-1]), gradients)
+        direction.take(self.highest, gradients)
         if not direction.is_finite():
             return False
         return not real or direction.off_line(self._check_rate, real, direction.sketches()) is None
-
-    def _by_steps(self, batch: Batch, evaluation_batch: Batch) -> tuple[float, FloatArray]:
-        return probe_by_steps(self._start, self._learning_rates, batch, evaluation_batch)

@@ -8,13 +8,16 @@ from typing import Any
 import torch
 from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
 
-from autolr.probing.affine import AffineCall, Point, affine_call
+from autolr.probing.affine import AffineCall, affine_call
+from autolr.probing.low_rank import LowRank
 from autolr.probing.stacked_calls import (
+    Point,
     cross_entropy,
     elementwise,
     in_place,
     is_plain_cross_entropy,
     linear,
+    linear_of_low_rank,
     mapped,
     moved,
 )
@@ -39,14 +42,18 @@ class Replay:
         tape: The forward.
         points: Start and step of each of its weights.
         move_to: Moves torch's generators to the state of a call.
+        low_rank: Finds thin factors of steps.
 
     Attributes:
         still: The ids of the weights that need not be moved.
         largest: The most bytes that a call makes at one rate, with the weights that have to be stacked for it.
     """
 
-    def __init__(self, tape: Tape, points: Sequence[Point], move_to: Callable[[Any], None]) -> None:
-        self._tape, self._points, self._move_to = tape, points, move_to
+    def __init__(
+        self, tape: Tape, points: Sequence[Point], move_to: Callable[[Any], None], low_rank: LowRank | None = None
+    ) -> None:
+        self._tape, self._points, self._move_to, self._low_rank = tape, points, move_to, low_rank
+        self._factors: dict[int, tuple[torch.Tensor, torch.Tensor] | None] = {}
         self._num_weights = len(tape.weights)
         self._affine = [affine_call(call, self._num_weights) for call in tape.calls]
         self._hoisted = [
@@ -125,8 +132,7 @@ class Replay:
             return moved(*hoisted, rates)
         if affine is not None and self._is_stacked_linear(affine):
             unshared |= {*call.outputs}
-            bias = self._points[affine.bias.number] if isinstance(affine.bias, Slot) else affine.bias
-            return linear(values[affine.x.number], self._points[affine.weight.number], bias, rates)
+            return self._linear(affine, values[affine.x.number], rates)
         if call.args and isinstance(call.args[0], Slot) and call.args[0].number in values and len(call.inputs) == 1:
             first = call.args[0].number
             x = values[first]
@@ -152,6 +158,19 @@ class Replay:
         kept = iter(outputs)
         stacks = [None if slot is None else next(kept) for slot in call.outputs]
         return stacks[0] if call.is_single else stacks
+
+    def _linear(self, affine: AffineCall, x: torch.Tensor, rates: torch.Tensor) -> torch.Tensor:
+        """Return the outputs of a linear layer with a weight that moves, from its stacked inputs."""
+        slot = affine.weight.number
+        point = self._points[slot]
+        bias = self._points[affine.bias.number] if isinstance(affine.bias, Slot) else affine.bias
+        if slot not in self._factors:
+            num_inputs, weight = x[0, ..., 0].numel(), self._tape.weights[slot]
+            self._factors[slot] = None if self._low_rank is None else self._low_rank.factors(weight, *point, num_inputs)
+        factors = self._factors[slot]
+        if factors is None:
+            return linear(x, point, bias, rates)
+        return linear_of_low_rank(x, point[0], factors, bias, rates)
 
     def _is_stacked_linear(self, affine: AffineCall) -> bool:
         return affine.call.function is F.linear and affine.x.number >= self._num_weights

@@ -76,6 +76,26 @@ class FinishedRows:
         return ProbedRows(*losses, self.engine, reason, out_of_time, self.repeatable)
 
 
+@dataclass(slots=True, eq=False)
+class Passes:
+    """What the passes over the rows of one call have in common, each at rates of its own.
+
+    Attributes:
+        line: The line engine, which was verified on the first row of the first pass, and whose losses are computed in
+            the way that was found to be the fastest; ``None`` before, and where it has stepped aside.
+        repeatable: Whether the loss of that row was the same when it was computed again; ``None`` before.
+    """
+
+    line: LineProbe | None = None
+    repeatable: bool | None = None
+
+    def line_for(self, start: Start, learning_rates: FloatArray, engine: EngineName) -> LineProbe:
+        """Return the line engine, that of an earlier pass if it reaches as far as these rates."""
+        if self.line is None or learning_rates[-1] > self.line.highest:
+            self.line = LineProbe(start, learning_rates, engine)
+        return self.line
+
+
 def probe_rows(
     start: Start,
     learning_rates: FloatArray,
@@ -89,11 +109,12 @@ def probe_rows(
     at_least: int = 2,
     progress: Progress = iter,
     finished: FinishedRows | None = None,
+    passes: Passes | None = None,
 ) -> ProbedRows:
     """Probe the rows in their order, until they, the data or the time end.
 
     The line engine is verified on the first row, before it is used, and on the last one; where it fails, the reference
-    engine probes all rows. A row in between whose step is not on a line is probed by the reference engine alone. So are
+    engine probes all rows. (One that an earlier pass has verified, on the last row only.) A row in between whose step is not on a line is probed by the reference engine alone. So are
     all rows where a probe has several steps, but where the rates can be trained side by side (:class:`TrajectoryRows`).
     A loss that is not the same when computed again, on the first row, is logged as a warning.
 
@@ -110,6 +131,7 @@ def probe_rows(
         at_least: The number of rows that are probed whatever the time.
         progress: What the loop over the rows is wrapped in, a progress bar.
         finished: Where the rows are put as they are finished, for the caller that may be interrupted.
+        passes: What is known from earlier passes over rows, with the same start and engine; it is added to.
 
     Returns:
         The losses.
@@ -120,8 +142,10 @@ def probe_rows(
     reference = partial(probe_row, start, learning_rates, horizons, seed)
     if at_least == 0 and _is_over(deadline, start):
         return ProbedRows(np.empty(0), np.empty(0), engine, "there was no time", out_of_time=True)
+    passes = Passes() if passes is None else passes
     first = draw(rows[0])
-    repeatable = first is None or _is_repeatable(start, first[-1])
+    if passes.repeatable is None and first is not None:
+        passes.repeatable = _is_repeatable(start, first[-1])
     probe = partial(
         _probe,
         start=start,
@@ -131,7 +155,7 @@ def probe_rows(
         at_least=at_least,
         progress=progress,
         finished=FinishedRows() if finished is None else finished,
-        repeatable=repeatable,
+        repeatable=passes.repeatable is not False,
     )
     if engine == "step":
         return probe(reference, engine="step", reason="asked for")
@@ -145,16 +169,17 @@ def probe_rows(
         return probe(reference, engine="step", reason=reason)
     if engine == "auto" and len(learning_rates) == 1:
         return probe(reference, engine="step", reason="one rate needs one step")
-    line = LineProbe(start, learning_rates, engine)
-    objection = _objection(line, first)
+    line = passes.line_for(start, learning_rates, engine)
+    objection = None if line.is_verified else _objection(line, first)
     if objection is None:
-        probed = probe(lambda _, batches: line(*batches), engine="line", reason="")
+        probed = probe(lambda _, batches: line(learning_rates, *batches), engine="line", reason="")
         num_probed = len(probed.loss_pre)
         objection = None if num_probed == 0 else _objection(line, draw(rows[num_probed - 1]))
         if objection is None:
             which = "every row" if line.checks_every_row else "the first and the last row"
             reasons = (f"verified against real steps in {which}", line.contest.reason)
             return replace(probed, engine=line.contest.leader, engine_reason="; ".join(filter(None, reasons)))
+    passes.line = None
     _log_objection(engine, objection)
     return probe(reference, engine="step", reason=f"the line engine stepped aside: {objection}")
 

@@ -6,6 +6,9 @@ from typing import Any
 import torch
 from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
 
+# the start of a weight and its step per unit of the rate
+Point = tuple[torch.Tensor, torch.Tensor]
+
 # Of each entry these make one entry, whatever the shape; with what does the same in place.
 _ELEMENTWISE: dict[Any, Callable[[torch.Tensor], torch.Tensor] | None] = {
     F.relu: torch.relu_,
@@ -47,12 +50,7 @@ def mapped(function: Callable[..., Any], stacks: Sequence[torch.Tensor]) -> Any:
     return torch.vmap(function, randomness="same")(*stacks)
 
 
-def linear(
-    x: torch.Tensor,
-    weight: tuple[torch.Tensor, torch.Tensor],
-    bias: tuple[torch.Tensor, torch.Tensor] | torch.Tensor | None,
-    rates: torch.Tensor,
-) -> torch.Tensor:
+def linear(x: torch.Tensor, weight: Point, bias: Point | torch.Tensor | None, rates: torch.Tensor) -> torch.Tensor:
     """Return the outputs of a linear layer at C rates, shape ``(C, ..., out)``, from inputs ``(C, ..., in)``.
 
     The weights of some rates are made at a time, in a buffer that stays in the cache, and multiplied at once.
@@ -64,24 +62,47 @@ def linear(
         rates: The rates, shape ``(C,)``.
     """
     origin, step = weight
-    count = len(rates)
+    count, width = len(rates), len(origin)
     stacked = x.reshape(count, -1, x.shape[-1])
-    output = stacked.new_empty(count, stacked.shape[1], origin.shape[0])
+    num_inputs = stacked.shape[1]
+    is_narrow = width < num_inputs  # then the product with the larger matrix behind is the faster one
+    output = stacked.new_empty((count, width, num_inputs) if is_narrow else (count, num_inputs, width))
     room = _WEIGHT_ROOM.get(origin.device.type, _WEIGHT_ROOM_ELSEWHERE)
     together = min(count, max(1, room // origin.nbytes))
     buffer = origin.new_empty(together, *origin.shape)
     biases = None
     if bias is not None:
         biases = bias.expand(count, -1) if isinstance(bias, torch.Tensor) else moved(*bias, rates)
+        biases = biases.unsqueeze(-1 if is_narrow else 1)
     for begin in range(0, count, together):
         part = slice(begin, min(begin + together, count))
         weights = buffer[: part.stop - begin]
         torch.addcmul(origin, step, along(rates[part], origin), value=-1, out=weights)
+        factors = (weights, stacked[part].mT) if is_narrow else (stacked[part], weights.mT)
         if biases is None:
-            torch.bmm(stacked[part], weights.mT, out=output[part])
+            torch.bmm(*factors, out=output[part])
         else:
-            torch.baddbmm(biases[part].unsqueeze(1), stacked[part], weights.mT, out=output[part])
-    return output.view(*x.shape[:-1], origin.shape[0])
+            torch.baddbmm(biases[part], *factors, out=output[part])
+    return (output.mT if is_narrow else output).reshape(*x.shape[:-1], width)
+
+
+def linear_of_low_rank(
+    x: torch.Tensor,
+    origin: torch.Tensor,
+    factors: tuple[torch.Tensor, torch.Tensor],
+    bias: Point | torch.Tensor | None,
+    rates: torch.Tensor,
+) -> torch.Tensor:
+    """Return what :func:`linear` does, with factors ``(out, r)`` and ``(r, in)`` of the weight's step."""
+    count, (left, right) = len(rates), factors
+    flat = x.reshape(-1, x.shape[-1])
+    start = bias[0] if isinstance(bias, tuple) else bias
+    output = flat @ origin.mT if start is None else torch.addmm(start, flat, origin.mT)
+    inner = (flat @ right.mT).view(count, -1).mul_(rates.unsqueeze(1))
+    output.addmm_(inner.view(len(flat), -1), left.mT, alpha=-1)
+    if isinstance(bias, tuple):
+        output.view(count, -1, len(origin)).addcmul_(bias[1], rates.view(-1, 1, 1), value=-1)
+    return output.view(*x.shape[:-1], len(origin))
 
 
 def is_plain_cross_entropy(logits: torch.Tensor, target: Any, *rest: Any, **options: Any) -> bool:
