@@ -114,8 +114,9 @@ def probe_rows(
     """Probe the rows in their order, until they, the data or the time end.
 
     The line engine is verified on the first row, before it is used, and on the last one; where it fails, the reference
-    engine probes all rows. (One that an earlier pass has verified, on the last row only.) A row in between whose step is not on a line is probed by the reference engine alone. So are
-    all rows where a probe has several steps, but where the rates can be trained side by side (:class:`TrajectoryRows`).
+    engine probes all rows. (One that an earlier pass has verified, on the last row only.) A row in between whose step
+    is not on a line is probed by the reference engine alone. So are all rows where a probe has several steps, but where
+    the rates can be trained side by side (:class:`TrajectoryRows`).
     A loss that is not the same when computed again, on the first row, is logged as a warning.
 
     Args:
