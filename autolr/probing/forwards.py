@@ -182,7 +182,11 @@ class Forwards:
                         raise
                     message, _, _ = str(error).partition("\n")
                     self._leave_out("batched", f"{type(error).__name__}: {message[:200]}")
-            return np.array(replay.in_turn(map(float, rates), move))
+            try:
+                return np.array(replay.in_turn(map(float, rates), move))
+            except UnfitError as error:
+                self._leave_out("records", str(error))
+        return self.whole(rates, batch)
 
     def _try_batched(self, replay: Replay, rates: FloatArray, batch: Batch) -> None:
         """Try a few rates at once, and let it take part if that is right and not hopelessly slow."""

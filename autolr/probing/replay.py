@@ -21,7 +21,7 @@ from autolr.probing.stacked_calls import (
     mapped,
     moved,
 )
-from autolr.probing.tape import Call, Slot, Tape
+from autolr.probing.tape import Call, Slot, Tape, UnfitError
 
 # The bytes of the largest value of a chunk: on a CPU, as each chunk costs its calls, what fits its last cache. An
 # accelerator is to be kept busy.
@@ -76,6 +76,9 @@ class Replay:
         Args:
             rates: The rates.
             move: Moves the weights to a rate, but for those that stay.
+
+        Raises:
+            UnfitError: If a value has another shape at one rate than at another, of which Python may have made use.
         """
         losses = []
         for rate in rates:
@@ -89,6 +92,7 @@ class Replay:
                     function = pool if call.function is F.max_pool2d else call.function
                     output = function(*_filled(call.args, values), **_filled(call.kwargs, values))
                 _keep(values, call, output)
+                _check_shapes(values, call)
             losses.append(float(values[self._tape.loss]))
         return losses
 
@@ -253,3 +257,10 @@ def _keep(values: dict[int, Any], call: Call, output: Any) -> None:
     for slot, value in zip(call.outputs, outputs, strict=True):
         if slot is not None:
             values[slot] = value
+
+
+def _check_shapes(values: dict[int, Any], call: Call) -> None:
+    """Raise where a value has another shape than in the record."""
+    for slot, shape in zip(call.outputs, call.shapes, strict=True):
+        if slot is not None and values[slot].shape != shape:
+            raise UnfitError("a shape depends on the rate")

@@ -8,12 +8,10 @@ import torch
 from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
 from torch.overrides import TorchFunctionMode
 
-# What these tell of a tensor does not depend on its values.
+# What these tell of a tensor does not depend on its values, given its shape.
+_ATTRIBUTES = "shape dtype device layout ndim itemsize nbytes requires_grad is_leaf is_sparse is_nested is_cuda".split()
 PROPERTIES = frozenset(
-    [
-        getattr(torch.Tensor, name).__get__
-        for name in ("shape", "dtype", "device", "layout", "ndim", "requires_grad", "is_leaf", "is_sparse", "is_nested")
-    ]
+    [getattr(torch.Tensor, name).__get__ for name in _ATTRIBUTES]
     + [torch.Tensor.dim, torch.Tensor.size, torch.Tensor.stride, torch.Tensor.numel, torch.Tensor.__len__]
     + [torch.Tensor.is_floating_point, torch.is_floating_point, torch.Tensor.is_complex, torch.is_complex]
     + [torch.Tensor.is_contiguous, torch.numel]
@@ -43,6 +41,7 @@ class Call:
         outputs: The slots of the tensors returned, in their order; one that was changed in place is its own output, and
             ``None`` stands for itself.
         is_single: Whether a tensor was returned, rather than several or none.
+        shapes: Their shapes, on which a forward may go another way.
         size: The bytes of what was returned.
         random: The state of torch's generators before it; ``None`` where the forward draws nothing from them.
     """
@@ -53,6 +52,7 @@ class Call:
     inputs: tuple[int, ...]
     outputs: tuple[int | None, ...]
     is_single: bool
+    shapes: tuple[torch.Size | None, ...]
     size: int
     random: Any = None
 
@@ -186,7 +186,8 @@ class Recorder(TorchFunctionMode):
         template = self._template(args), {name: self._template(value) for name, value in kwargs.items()}
         numbers = tuple(None if value is None else self._slot_of(value) for value in outputs)
         size = sum(value.nbytes for value in outputs if value is not None)
-        self._calls.append(Call(func, *template, tuple(inputs), numbers, is_single, size, random))
+        shapes = tuple(None if value is None else value.shape for value in outputs)
+        self._calls.append(Call(func, *template, tuple(inputs), numbers, is_single, shapes, size, random))
 
     def _slot_of(self, value: torch.Tensor) -> int:
         """Return the slot of a tensor that was returned, a new one where it is none of those that there are."""

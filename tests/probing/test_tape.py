@@ -221,6 +221,22 @@ def test_a_forward_that_cannot_be_repeated_is_refused_and_computed_whole(between
 
 
 @pytest.mark.parametrize("engine", ["line", "batched"])
+def test_a_shape_that_depends_on_the_rate_in_a_middle_row_only_is_found(engine):
+    def between(_, hidden):
+        large = hidden[hidden > 3.0]
+        return hidden + large.shape[0]
+
+    case, batches = case_of(between), [classes(8, 5, dtype=torch.float32) for _ in range(4)]
+    for x, _ in batches[1]:
+        x *= 20.0
+    for batch, _ in (*batches[0], *batches[2], *batches[3]):
+        batch *= 0.01
+    slow, fast = (probe(case, name, RATES, num_rows=4, batches=batches) for name in ("step", engine))
+    assert len(set(slow.loss_post[1])) > 2
+    np.testing.assert_allclose(fast.loss_post, slow.loss_post, rtol=2e-6)
+
+
+@pytest.mark.parametrize("engine", ["line", "batched"])
 def test_what_is_made_of_weights_out_of_sight_is_found_by_its_values(engine):
     def between(net, hidden):
         with torch._C.DisableTorchFunction():
