@@ -9,7 +9,10 @@ from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
 from torch.overrides import TorchFunctionMode
 
 # What these tell of a tensor does not depend on its values, given its shape.
-_ATTRIBUTES = "shape dtype device layout ndim itemsize nbytes requires_grad is_leaf is_sparse is_nested is_cuda".split()
+_ATTRIBUTES = (
+    "shape", "dtype", "device", "layout", "ndim", "itemsize", "nbytes", "requires_grad", "is_leaf", "is_sparse",
+    "is_nested", "is_cuda",
+)  # fmt: skip
 PROPERTIES = frozenset(
     [getattr(torch.Tensor, name).__get__ for name in _ATTRIBUTES]
     + [torch.Tensor.dim, torch.Tensor.size, torch.Tensor.stride, torch.Tensor.numel, torch.Tensor.__len__]
