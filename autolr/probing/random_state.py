@@ -2,15 +2,17 @@
 
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-# The states made last that are kept, 25 kB each: all rates of a row go through the same ones.
+# the states made last that are kept: all rates of a row go through the same ones
 _KEPT = 256
+
+# a state of all generators of a ForkedRandomness: what moves each of them there
+RandomState = list[Callable[[], object]]
 
 GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 
@@ -32,15 +34,18 @@ def state_access(generator: Any) -> tuple[Callable[[], Any], Callable[[Any], obj
     return partial(getattr, bits, "state"), partial(setattr, bits, "state")
 
 
-def seeded_state(generator: Any, seed: np.random.SeedSequence) -> Any:
-    """Return a state for a generator that is made of ``seed`` and its kind alone; the generator is left alone."""
+def seeded_state(generator: Any, seed: np.random.SeedSequence) -> Callable[[], object]:
+    """Return what moves a generator to a state that is made of ``seed`` and its kind alone."""
     if isinstance(generator, torch.Generator):
-        return torch.Generator(generator.device).manual_seed(_integer(seed)).get_state()
+        return partial(generator.manual_seed, _integer(seed))
     if isinstance(generator, random.Random):
-        return random.Random(_integer(seed)).getstate()
-    legacy = isinstance(generator, np.random.RandomState)
-    state = type(generator._bit_generator if legacy else generator.bit_generator)(seed).state
-    return {**state, "has_gauss": 0, "gauss": 0.0} if legacy else state
+        return partial(generator.seed, _integer(seed))
+    if not isinstance(generator, np.random.RandomState):
+        return partial(setattr, generator.bit_generator, "state", type(generator.bit_generator)(seed).state)
+    kind = type(generator._bit_generator)
+    if kind is np.random.MT19937:  # which takes a seed, and that twenty times as fast as a state
+        return partial(generator.seed, int(seed.generate_state(1)[0]))
+    return partial(generator.set_state, {**kind(seed).state, "has_gauss": 0, "gauss": 0.0})
 
 
 def _integer(seed: np.random.SeedSequence) -> int:
@@ -75,20 +80,6 @@ def capture_random_state(devices: Iterable[torch.device]) -> Callable[[], None]:
     return restore
 
 
-@dataclass(frozen=True, slots=True)
-class RandomState:
-    """A state of all generators of a :class:`ForkedRandomness`: see :meth:`ForkedRandomness.state_of`.
-
-    The words of NumPy's are a list, which NumPy reads thirty times as fast as an array of its own.
-    """
-
-    cpu: torch.Tensor
-    on_devices: list[torch.Tensor]
-    python: tuple[Any, ...]
-    numpy: dict[str, Any]
-    own: list[Any]
-
-
 class ForkedRandomness:
     """Random generators, moved to a state that depends on a row's number only, and back to it at will.
 
@@ -103,8 +94,7 @@ class ForkedRandomness:
     def __init__(self, devices: Iterable[torch.device], generators: Iterable[object] = ()) -> None:
         self._devices = accelerators(devices)
         self._generators = list({id(generator): generator for generator in generators}.values())
-        access = [state_access(generator) for generator in self._generators]
-        self._gets, self._puts = [get for get, _ in access], [put for _, put in access]
+        self._access = [state_access(generator) for generator in self._generators]
         self._states: dict[Any, RandomState] = {}
 
     def state_of(self, seed: np.random.SeedSequence) -> RandomState:
@@ -117,38 +107,35 @@ class ForkedRandomness:
         return self._states[key]
 
     def _make_state(self, seed: np.random.SeedSequence) -> RandomState:
-        high, low = map(int, seed.generate_state(2))
+        high, low, python_high, python_low, numpy_seed = seed.generate_state(5).tolist()
         torch_seed = high << 32 | low
-        # a seed sequence takes twenty times as long for so many words, and NumPy as much longer to be set by an array
-        key = np.random.PCG64(seed).random_raw(312).view(np.uint32).tolist()
-        own = []
+        # to seed again costs as much as to go back to a state that is there, and a tenth of making one of 624 words
+        state: RandomState = [
+            partial(torch.default_generator.manual_seed, torch_seed),
+            partial(random.seed, python_high << 32 | python_low),
+            partial(np.random.seed, numpy_seed),
+        ]
+        for device in self._devices:
+            words = torch.Generator(device).manual_seed(torch_seed).get_state()
+            state.append(partial(_set_device_state, device, words))
         for index, generator in enumerate(self._generators):
             child = np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, index))
-            own.append(seeded_state(generator, child))
-        return RandomState(
-            cpu=torch.Generator().manual_seed(torch_seed).get_state(),
-            on_devices=[torch.Generator(device).manual_seed(torch_seed).get_state() for device in self._devices],
-            python=(3, (*key, 624), None),
-            numpy={
-                "bit_generator": "MT19937",
-                "state": {"key": key, "pos": 624},
-                "has_gauss": 0,
-                "gauss": 0.0,
-            },
-            own=own,
-        )
+            state.append(seeded_state(generator, child))
+        return state
 
     def state_now(self) -> RandomState:
         """Return the state in which all generators are; :meth:`move_to` goes back to it."""
         numpy_state: Any = np.random.get_state(legacy=False)  # noqa: NPY002 (the global one)
         words = numpy_state["state"]
-        return RandomState(
-            cpu=torch.get_rng_state(),
-            on_devices=list(map(_get_device_state, self._devices)),
-            python=random.getstate(),
-            numpy={**numpy_state, "state": {**words, "key": words["key"].tolist()}},
-            own=[get() for get in self._gets],
-        )
+        # which NumPy reads thirty times as fast as an array of its own
+        numpy_state = {**numpy_state, "state": {**words, "key": words["key"].tolist()}}
+        return [
+            partial(torch.default_generator.set_state, torch.get_rng_state()),
+            partial(random.setstate, random.getstate()),
+            partial(np.random.set_state, numpy_state),
+            *(partial(_set_device_state, device, _get_device_state(device)) for device in self._devices),
+            *(partial(put, get()) for get, put in self._access),
+        ]
 
     def fork(self, seed: np.random.SeedSequence) -> None:
         """Move all generators to a state made of ``seed`` alone; :meth:`rewind` goes back to it."""
@@ -159,16 +146,21 @@ class ForkedRandomness:
         self._state = state
         self.rewind()
 
+    def torch_state(self) -> list[torch.Tensor]:
+        """Return the state in which torch's global generators are, on the CPU and the devices in use."""
+        return [torch.get_rng_state(), *map(_get_device_state, self._devices)]
+
+    def move_torch_to(self, state: list[torch.Tensor]) -> None:
+        """Go back to a state of torch's global generators."""
+        cpu, *on_devices = state
+        torch.set_rng_state(cpu)
+        for device, device_state in zip(self._devices, on_devices, strict=True):
+            _set_device_state(device, device_state)
+
     def rewind(self) -> None:
         """Go back to the state of the last :meth:`fork` or :meth:`move_to`."""
-        state = self._state
-        torch.set_rng_state(state.cpu)
-        for device, device_state in zip(self._devices, state.on_devices, strict=True):
-            _set_device_state(device, device_state)
-        random.setstate(state.python)
-        np.random.set_state(state.numpy)  # noqa: NPY002
-        for put, own in zip(self._puts, state.own, strict=True):
-            put(own)
+        for put in self._state:
+            put()
 
 
 def _get_device_state(device: torch.device) -> torch.Tensor:
