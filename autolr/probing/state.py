@@ -1,10 +1,11 @@
 """Everything of the user's that a probe can touch, remembered in memory and put back in place, bit for bit."""
 
-from collections import deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from operator import is_
+from itertools import chain, compress, starmap
+from operator import attrgetter, is_
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ Restore = Callable[[], bool]
 
 _HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
 _ATTEMPTS = 20
+_CONTAINERS = (dict, OrderedDict, defaultdict, list, deque, set)  # those of another type may be gone through otherwise
+_requires_grad = attrgetter("requires_grad")
 
 
 class Snapshot:
@@ -52,8 +55,8 @@ class Snapshot:
     def __init__(self, *objects: object, leave: Iterable[torch.Tensor] = (), since: "Snapshot | None" = None) -> None:
         self._since = since
         self.tensors: list[torch.Tensor] = []
-        self._dense = _Dense()
-        self._restores: list[Restore] = [_contexts_restore(), self._dense.restore]
+        self._dense, self._containers = _Dense(), _Containers()
+        self._restores: list[Restore] = [_contexts_restore(), self._dense.restore, self._containers.restore]
         sharded = sharded_modules(*(value for value in objects if isinstance(value, nn.Module)))
         if sharded:
             reshard(sharded)
@@ -116,14 +119,14 @@ class Snapshot:
             return [vars(value)]
         elif isinstance(value, torch.optim.Optimizer):
             return [vars(value), *held_modules(*(getattr(value, hooks, None) for hooks in _HOOKS))]
-        elif isinstance(value, dict):
-            self._restores.append(_dict_restore(value))
-            return value.values()
-        elif isinstance(value, (list, deque)):
-            self._restores.append(_sequence_restore(value))
-            return list(value)
-        elif isinstance(value, set):
-            self._restores.append(_set_restore(value))
+        elif isinstance(value, (dict, list, deque, set)):
+            if type(value) in _CONTAINERS:
+                self._containers.add(value)
+            else:
+                self._restores.append(_container_restore(value))
+            if isinstance(value, dict):
+                return value.values()
+            return () if isinstance(value, set) else list(value)
         elif isinstance(value, tuple):
             return value
         elif isinstance(value, np.ndarray) and value.flags.writeable:
@@ -206,7 +209,11 @@ class _Dense:
     """The strided tensors of a snapshot: values, storage, ``requires_grad``; put back together, as they are many."""
 
     def __init__(self) -> None:
-        self._tensors: list[tuple[torch.Tensor, torch.Tensor, bool, bool]] = []
+        self._tensors: list[torch.Tensor] = []
+        self._storages: list[torch.Tensor] = []
+        self._is_leaf: list[bool] = []
+        self._requires_grad: list[bool] = []
+        self._are_plain = True  # without functions of their own for what torch does with them
         self._index: dict[int, int] = {}
         self._entries: list[torch.Tensor] = []
         self._values: list[torch.Tensor] = []
@@ -214,13 +221,17 @@ class _Dense:
     def add(self, tensor: torch.Tensor) -> None:
         storage = tensor.data  # holds the storage, should the tensor be given another one
         self._index[id(tensor)] = len(self._tensors)
-        self._tensors.append((tensor, storage, tensor.is_leaf, tensor.requires_grad))
+        self._tensors.append(tensor)
+        self._storages.append(storage)
+        self._is_leaf.append(tensor.is_leaf)
+        self._requires_grad.append(tensor.requires_grad)
+        self._are_plain &= type(tensor).__torch_dispatch__ is torch.Tensor.__torch_dispatch__
         self._entries.append(distinct_entries(storage))
         self._values.append(self._entries[-1].clone())
 
     def values_of(self, tensor: torch.Tensor) -> torch.Tensor:
         index = self._index[id(tensor)]
-        return self._values[index].expand(self._tensors[index][1].shape)
+        return self._values[index].expand(self._storages[index].shape)
 
     def restore(self) -> bool:
         failure: Exception | None = None
@@ -233,10 +244,27 @@ class _Dense:
                     entries.copy_(values)
                 except Exception as error:  # noqa: BLE001
                     failure = failure or error
-        changed = sum(self._restore_attributes(*kept) for kept in self._tensors) > 0
+        changed = False
+        if self._is_in_place():
+            for leaf in compress(self._tensors, self._is_leaf):
+                if leaf.grad is not None:
+                    leaf.grad = None
+        else:
+            kept = zip(self._tensors, self._storages, self._is_leaf, self._requires_grad, strict=True)
+            changed = sum(starmap(self._restore_attributes, kept)) > 0
         if failure is not None:
             raise failure
         return changed
+
+    def _is_in_place(self) -> bool:
+        """Return whether all tensors are known to be where and as they were; where not, each has to be looked at."""
+        if not self._are_plain:
+            return False
+        try:
+            same_memory = all(map(torch.Tensor.is_set_to, self._tensors, self._storages))
+        except NotImplementedError:  # of quantized tensors, and on some devices
+            return False
+        return same_memory and list(map(_requires_grad, self._tensors)) == self._requires_grad
 
     @staticmethod
     def _restore_attributes(tensor: torch.Tensor, storage: torch.Tensor, leaf: bool, requires_grad: bool) -> bool:
@@ -244,6 +272,42 @@ class _Dense:
         if changed:
             tensor.data = storage
         return _restore_leaf(tensor, leaf, requires_grad) or changed
+
+
+class _Containers:
+    """The containers of a snapshot, looked at together, as they are many; most of them are empty, and few ever change.
+
+    As long as nothing has changed, each is gone through in the order of when it was added, by the same objects.
+    """
+
+    def __init__(self) -> None:
+        self._empty: list[Any] = []
+        self._filled: list[Any] = []
+        self._lengths: list[int] = []
+        self._parts: list[Iterable[Any]] = []  # of those that are filled: themselves, and of a dict its values too
+        self._content: list[Any] = []
+        self._restores: list[Restore] = []
+
+    def add(self, value: Any) -> None:
+        if not value:
+            self._empty.append(value)
+            return
+        parts = (value, value.values()) if isinstance(value, dict) else (value,)
+        self._filled.append(value)
+        self._lengths.append(len(value))
+        self._parts.extend(parts)
+        self._content.extend(chain.from_iterable(parts))
+        self._restores.append(_container_restore(value))
+
+    def restore(self) -> bool:
+        changed = any(self._empty)
+        if changed:
+            for value in self._empty:
+                value.clear()
+        now = chain.from_iterable(self._parts)
+        if list(map(len, self._filled)) != self._lengths or not all(map(is_, now, self._content)):
+            changed |= sum(restore() for restore in self._restores) > 0
+        return changed
 
 
 def _contexts_restore() -> Restore:
@@ -323,6 +387,12 @@ def _mode_restore(module: nn.Module) -> Restore:
         return changed
 
     return restore
+
+
+def _container_restore(value: Any) -> Restore:
+    if isinstance(value, dict):
+        return _dict_restore(value)
+    return _set_restore(value) if isinstance(value, set) else _sequence_restore(value)
 
 
 def _dict_restore(value: dict[Any, Any]) -> Restore:
