@@ -23,6 +23,8 @@ from autolr.probing.stacked_calls import (
 )
 from autolr.probing.tape import Call, Slot, Tape, UnfitError
 
+# A layer of fewer multiplications is not worth hoisting, which rounds otherwise than moving its weights.
+_WORTH = 1 << 16
 # The bytes of the largest value of a chunk: on a CPU, as each chunk costs its calls, what fits its last cache. An
 # accelerator is to be kept busy.
 _ROOM = {"cpu": 24 << 20}
@@ -56,10 +58,7 @@ class Replay:
         self._factors: dict[int, tuple[torch.Tensor, torch.Tensor] | None] = {}
         self._num_weights = len(tape.weights)
         self._affine = [affine_call(call, self._num_weights) for call in tape.calls]
-        self._hoisted = [
-            call.outputs(points) if call is not None and isinstance(call.x, torch.Tensor) else None
-            for call in self._affine
-        ]
+        self._hoisted = [self._outputs(affine) for affine in self._affine]
         computed = [call for call, hoisted in zip(tape.calls, self._hoisted, strict=True) if hoisted is None]
         used = {slot for call in computed for slot in call.inputs}
         self.still = frozenset(id(weight) for slot, weight in enumerate(tape.weights) if slot not in used)
@@ -176,8 +175,16 @@ class Replay:
             return linear(x, point, bias, rates)
         return linear_of_low_rank(x, point[0], factors, bias, rates)
 
+    def _outputs(self, affine: AffineCall | None) -> Point | None:
+        """Return the output of a layer at the start and that of its step, if it is to be hoisted."""
+        if affine is None or not isinstance(affine.x, torch.Tensor):
+            return None
+        (shape,), weight = affine.call.shapes, self._tape.weights[affine.weight.number]
+        num_multiplications = (0 if shape is None else shape.numel()) * weight[0].numel()
+        return affine.outputs(self._points) if num_multiplications >= _WORTH else None
+
     def _is_stacked_linear(self, affine: AffineCall) -> bool:
-        return affine.call.function is F.linear and affine.x.number >= self._num_weights
+        return affine.call.function is F.linear and isinstance(affine.x, Slot) and affine.x.number >= self._num_weights
 
     def _size(self, number: int) -> int:
         """Return the bytes that a call makes at one rate: its outputs, and weights if these are stacked for it."""

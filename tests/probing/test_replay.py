@@ -12,6 +12,11 @@ RATES = np.geomspace(1e-3, 1.0, 12)
 FLOAT = torch.float32
 
 
+@pytest.fixture(autouse=True)
+def _small_layers_are_hoisted_too(monkeypatch):
+    monkeypatch.setattr(replay, "_WORTH", 0)
+
+
 def case_of(model, batches=None, loss=cross_entropy):
     return Case(model, sgd(model), loss, *(batches or classes(8, 5, dtype=FLOAT)))
 

@@ -13,6 +13,11 @@ from autolr.probing.tape import Recorder, UnfitError
 RATES = np.geomspace(1e-3, 1.0, 12)
 
 
+@pytest.fixture(autouse=True)
+def _small_layers_are_hoisted_too(monkeypatch):
+    monkeypatch.setattr(replay, "_WORTH", 0)
+
+
 class Net(nn.Module):
     """A perceptron whose hidden layer goes through a function of the test's."""
 
