@@ -81,7 +81,7 @@ def main():
         "interrupt": KeyboardInterrupt(),
         "NaN": None,
     }
-    cases = {f"{name}, {at}": partial(tune, Fault(error, at)) for name, error in faults.items() for at in (1, 70)}
+    cases = {f"{name}, {at}": partial(tune, Fault(error, at)) for name, error in faults.items() for at in (1, 25)}
     cases["search"] = partial(search, Fault(faults["raises"], 70))
     cases["a long row"] = partial(
         tune, slow(Fault(faults["raises"], 3)), learning_rates=autolr.log_grid(1e-4, 1.0, 60), engine="step"
