@@ -1,20 +1,22 @@
 """Adaptive tuning: the race of the rates, with real probes."""
 
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from autolr._typing import BoolArray, EngineName, FloatArray, IntArray
 from autolr.cells import ProbedCells, ProbeRows
+from autolr.interpolation import doubtful, interpolate
+from autolr.interpolation_error import error_of
 from autolr.probing.rows import ProbedRows
-from autolr.sparse import SparseRows, completed, fill_sparsely
-from autolr.statistics._columns import finite_columns
-from autolr.statistics.race import NEIGHBOURS, Look, Race, is_clearly_better, race, take_look
-from autolr.statistics.sequential import look_level, look_sizes
+from autolr.sparse import DOUBT, SparseRows
+from autolr.statistics.race import NUM_WHOLE_ROWS, Look, Race, race
+from autolr.statistics.sequential import look_sizes
 
-LARGEST_SHARE = 0.5  # of the rates that race; with more, nothing is saved by curves
+# Of so many rates or more, with more than one look, every so manieth one races at first: steps of a third of a decade
+# at most. Were the gain a parabola in the rate, one of them would have 9/10 of the largest gain, or more.
+FEWEST_RATES, MESH = 32, 1.0 / 3.0
 
 
 def probe_adaptively(
@@ -30,12 +32,11 @@ def probe_adaptively(
 ) -> tuple[ProbedRows, BoolArray, dict[str, Any]]:
     """Probe in looks (:func:`autolr.statistics.race.race`): rates that are out are not probed any further.
 
-    With interpolation, the first look is made by curves: most of its rows are probed at a few rates
-    (:func:`autolr.sparse.fill_sparsely`). Rates that are out by it do not race, but for those next to one that is in,
-    from which an interpolated value may not tell them. Those that race are probed in every row, so that the later looks
-    and the decision are made by exact values. (There is no stop at the first look then.) Where a rate that does not
-    race turns out to be clearly better than the pick, all rates race after all. Where more than half of them would
-    race, nothing is saved: the first look is then made again, by exact values.
+    Of many rates, those of a mesh race first, and those between them where the mesh says that the best one is.
+
+    With interpolation, the same is probed, and all decisions are made by probes. What was not probed in the rows of the
+    first look is then drawn by curves through what was, at the rates where the rows that were probed at all rates say
+    that the error is small enough (:func:`autolr.interpolation_error.error_of`); they have not chosen the mesh.
 
     Args:
         probe: What probes rows at some rates.
@@ -53,111 +54,84 @@ def probe_adaptively(
         ``num_probes_fixed``, those of a tuning without looks; with interpolation also ``interpolation``.
     """
     cells = ProbedCells(probe, learning_rates, num_horizons=num_horizons, engine=engine)
-    racing = partial(
-        _race,
-        cells,
-        num_subsamples=num_subsamples,
+
+    def differentials(rows: range, racing: IntArray) -> FloatArray:
+        num_whole = cells.fill_gaps(rows, racing)
+        return cells.delta[rows.start : rows.start + num_whole, racing, -1]
+
+    run = race(
+        differentials,
+        num_subsamples,
+        learning_rates.size,
         confidence_level=confidence_level,
         regret_tolerance=regret_tolerance,
+        stride=stride_of(learning_rates, num_subsamples),
     )
-    every, sizes = np.arange(learning_rates.size), look_sizes(num_subsamples)
-    if epsilon is None:
-        run = racing(every)
-        _keep_seen(cells, run)
-        return cells.joined(), np.zeros(cells.loss_post.shape, dtype=np.bool_), _told(run, cells, num_subsamples)
-    screen = _screen(cells, range(sizes[0]), look_level(confidence_level, 1, len(sizes)), epsilon, len(sizes))
-    run = racing(screen.columns, num_past_looks=len(screen.looks))
-    if screen.looks and run.looks and run.looks[0].num_subsamples < screen.num_rows:
-        run = replace(run, looks=(), stop="ended")  # interrupted: the first look has seen more
-    undone = screen.has_lost(run, cells)
-    if undone:
-        run = racing(every, num_past_looks=len(screen.looks))
-    _keep_seen(cells, run)
-    told = _told(run, cells, num_subsamples, screen.looks)
-    told["interpolation"] = screen.sparse.as_settings(cells, min(screen.num_rows or cells.num_rows, cells.num_rows))
-    if undone:
-        told["interpolation"]["reason"] = "rates that were out by their curves raced after all"
+    looks, sparse, drawn = run.looks, None, cells.loss_post[:0]
+    if epsilon is not None:
+        sparse, drawn = _drawn(cells, run, epsilon)
+    if looks:  # other rows have only some of the rates, which are not to be compared
+        cells.truncate(looks[-1].num_subsamples)
+    told = {
+        "num_looks": run.num_looks,
+        "looks": [_as_settings(look) for look in looks],
+        "stop": run.stop,
+        "num_probes": cells.num_probes,
+        "num_probes_fixed": num_subsamples * learning_rates.size,
+    }
+    if sparse is not None:
+        num_rows = looks[0].num_subsamples if looks else cells.num_rows
+        num_nodes = int((~np.isnan(cells.delta[:num_rows, :, -1])).all(axis=0).sum())
+        told["interpolation"] = sparse.as_settings(cells, num_rows) | {"num_nodes": num_nodes}
     interpolated = np.isnan(cells.loss_post)
-    cells.loss_post[: screen.num_rows] = completed(cells, screen.sparse.nodes)[: screen.num_rows]
+    cells.loss_post[: len(drawn)] = drawn
     return cells.joined(), interpolated & ~np.isnan(cells.loss_post), told
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Screen:
-    """The first look, made by curves.
+def stride_of(learning_rates: FloatArray, num_subsamples: int) -> int:
+    """Return that every so manieth of some rates, increasing, races at first, with so many rows.
 
-    Attributes:
-        sparse: How its rows were probed.
-        delta: The differentials, most of them interpolated, shape ``(m, K)``.
-        columns: The rates that race, increasing.
-        looks: What was seen: one look, or none where nothing was interpolated.
+    Example:
+        >>> rates = np.logspace(-4, 0, 100)
+        >>> stride_of(rates, 100), stride_of(rates, 20), stride_of(rates[:31], 100)
+        (8, 1, 1)
     """
-
-    sparse: SparseRows
-    delta: FloatArray
-    columns: IntArray
-    looks: tuple[Look, ...]
-
-    @property
-    def num_rows(self) -> int:
-        return len(self.delta)
-
-    def has_lost(self, run: Race, cells: ProbedCells) -> bool:
-        """Return whether a rate that does not race is clearly better than the pick of the race, or than none."""
-        out = np.setdiff1d(np.flatnonzero(~np.isinf(self.delta).any(axis=0)), self.columns)
-        if not run.looks:
-            return False
-        look = run.looks[-1]
-        if look.pick is None or np.isnan(self.delta[:, out]).any():  # of an unknown value nothing can be said
-            return out.size > 0
-        racing = cells.delta[: look.num_subsamples, self.columns[look.pick], -1]
-        return any(is_clearly_better(self.delta[:, column], racing) for column in out)
+    if learning_rates.size < FEWEST_RATES or len(look_sizes(num_subsamples)) == 1:
+        return 1
+    return max(1, int(MESH / np.diff(np.log10(learning_rates)).max()))
 
 
-def _screen(cells: ProbedCells, rows: range, level: float, epsilon: float, num_looks: int) -> _Screen:
-    """Make the first look, and return which rates race: those that can be the best, and those beside."""
-    every = np.arange(cells.learning_rates.size)
-    if num_looks == 1:
-        reason = "there is one look only"
-        return _Screen(SparseRows.exact(every.size, reason), np.empty((0, every.size)), every, ())
-    sparse = fill_sparsely(cells, rows, epsilon=epsilon)
-    delta = cells.differences(completed(cells, sparse.nodes))[:, :, -1]
-    look = take_look(delta, every, confidence_level=level) if not sparse.reason else None
-    if look is None or look.pick is None:
-        return _Screen(sparse, delta, every, ())
-    distance = np.abs(every - look.inside[:, np.newaxis]).min(axis=0)
-    near = (distance <= 1) | (np.abs(every - look.pick) <= NEIGHBOURS)
-    columns = every[near & finite_columns(delta)]
-    if columns.size > LARGEST_SHARE * every.size:
-        exact = SparseRows.exact(every.size, f"{columns.size} of {every.size} learning rates are left to race")
-        return _Screen(exact, delta, every, ())
-    return _Screen(sparse, delta, columns, (look,))
+def _drawn(cells: ProbedCells, run: Race, epsilon: float) -> tuple[SparseRows, FloatArray]:
+    """Return how the rows of the first look were probed, and their losses, what is missing drawn where that is right.
 
+    Curves go through the rates that were probed in all of these rows. They are drawn at the rates where the rows that
+    were probed at all rates say that the error of the mean is small enough, and no curve is in doubt.
 
-def _race(cells: ProbedCells, columns: IntArray, *, num_subsamples: int, **options: Any) -> Race:
-    """Race some of the rates by the cells, those probed already and more."""
-
-    def differentials(rows: range, racing: IntArray) -> FloatArray:
-        num_whole = cells.fill_gaps(rows, columns[racing])
-        return cells.delta[rows.start : rows.start + num_whole, columns[racing], -1]
-
-    return race(differentials, num_subsamples, columns.size, **options)
-
-
-def _keep_seen(cells: ProbedCells, run: Race) -> None:
-    """Keep the rows that the last look has seen: others have only some of the rates, which are not to be compared."""
-    if run.looks:
-        cells.truncate(run.looks[-1].num_subsamples)
-
-
-def _told(run: Race, cells: ProbedCells, num_subsamples: int, before: tuple[Look, ...] = ()) -> dict[str, Any]:
-    return {
-        "num_looks": run.num_looks,
-        "looks": [_as_settings(look) for look in (*before, *run.looks)],
-        "stop": run.stop,
-        "num_probes": cells.num_probes,
-        "num_probes_fixed": num_subsamples * cells.learning_rates.size,
-    }
+    Returns:
+        That, and losses of the shape ``(m, K, H)``; none where nothing is drawn.
+    """
+    rates, nothing = cells.learning_rates, cells.loss_post[:0]
+    num_rows = run.looks[0].num_subsamples if run.looks else 0
+    delta = cells.delta[:num_rows]
+    known = np.asarray((~np.isnan(delta[:, :, -1])).all(axis=0))
+    checked = np.arange(min(NUM_WHOLE_ROWS, num_rows))
+    if known.all():
+        return SparseRows.exact(rates.size, "all rates were probed at the first look"), nothing
+    if run.looks[-1].num_subsamples == num_rows:  # values that are drawn in all rows would be compared
+        return SparseRows.exact(rates.size, "there are no rows after the first look"), nothing
+    if not cells.repeatable:
+        return SparseRows.exact(rates.size, "the loss is not repeatable"), nothing
+    curves = interpolate(rates, delta, known)
+    resolution = epsilon * float(np.abs(cells.loss_pre[:num_rows]).mean())
+    error = error_of(curves[checked], delta[checked], num_rows=num_rows, resolution=resolution)
+    wrong = error.too_large | doubtful(rates, delta, known, DOUBT * num_rows * error.allowed)
+    left_out = known | wrong
+    if left_out.all():
+        return SparseRows.exact(rates.size, "the curves through the rates that raced are not good enough"), nothing
+    error = replace(error, bound=np.where(left_out[:, np.newaxis], 0.0, error.bound))
+    losses = cells.loss_pre[:num_rows, np.newaxis, np.newaxis] + curves
+    missing = np.isnan(cells.loss_post[:num_rows]) & ~left_out[:, np.newaxis]
+    return SparseRows(left_out, checked, error), np.where(missing, losses, cells.loss_post[:num_rows])
 
 
 def _as_settings(look: Look) -> dict[str, Any]:

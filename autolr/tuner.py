@@ -186,13 +186,15 @@ class AutoLRTuner:
                 each rate by itself (95%), not at all of them at once. The rate with the smallest mean and those beside
                 it are probed in every row: the pick is an exact one for the method ``"mean"`` only.
                 ``differentials.interpolated`` marks what was not probed, ``settings["interpolation"]`` tells the rest
-                (an ``error`` of ``None``: the resolution is coarser at every rate). With ``adaptive=True``, only the
-                look that decides which rates race is made by interpolated values; the others, and the pick, by exact
-                ones.
-            adaptive: ``True``: look after 20, 40, 80, ... rows, each time at a level that is corrected for the number
+                (an ``error`` of ``None``: the resolution is coarser at every rate). With ``adaptive=True``, all
+                decisions are made by exact values, as without; curves only fill the rows of the first look.
+            adaptive: ``True``: look after 20, 30, 45, ... rows, each time at a level that is corrected for the number
                 of looks; no longer probe the rates that cannot be the best, and stop when one rate is left or the pick
-                is good enough. ``num_subsamples`` is then the most it may use. The result's intervals are corrected
-                too, so that they hold at the stop; its ``settings`` tell the looks, and the probes made and saved.
+                is good enough. Of 32 rates or more, all are probed in three rows, then some of them, a third of a
+                decade apart, and those between once few are left beside the ones that can be the best: which assumes
+                that the curve of the means has one valley. ``num_subsamples`` is then the most it may use. The result's
+                intervals are corrected too, so that they hold at the stop; its ``settings`` tell the looks, and the
+                probes made and saved.
             regret_tolerance: Adaptive: stop when the bound on what the pick loses to the best rate is at most this
                 share of what it gains.
             confidence_level: The level of the adaptive decision; also the default of the result's intervals.

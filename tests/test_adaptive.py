@@ -62,12 +62,29 @@ def test_the_same_seed_and_engine_give_the_same_bits(model, data):
     np.testing.assert_array_equal(first, again)
 
 
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
+def test_of_many_rates_few_are_probed_and_the_pick_is_that_of_all(model, data, optimizer):
+    options = {"optimizer": optimizer, "learning_rates": log_grid(1e-3, 3.0, 90), "engine": "line"}
+    adaptive = tuned(model, data, **options).result
+    fixed = tuned(model, data, adaptive=False, **options).result
+    assert adaptive.get_best_lr() == pytest.approx(fixed.get_best_lr(), rel=0.1)
+    assert adaptive.settings["num_evaluations"] < 0.25 * fixed.settings["num_evaluations"]
+    probed = ~np.isnan(adaptive.differentials.delta)
+    assert probed[:3].all()
+    assert probed.any(axis=0).all()
+    losses = (one.differentials.loss_post[: len(probed), :, 0][probed] for one in (adaptive, fixed))
+    np.testing.assert_allclose(*losses, rtol=2e-6)
+    picked = adaptive.differentials.learning_rates == adaptive.get_best_lr()
+    beside = np.convolve(picked, np.ones(3), "same") > 0
+    assert probed[:, beside].all()
+
+
 def test_the_settings_tell_the_looks_the_levels_and_what_was_saved(model, data):
     result = tuned(model, data, regret_tolerance=0.0).result
     settings, probed = result.settings, ~np.isnan(result.differentials.loss_post[:, :, 0])
-    assert settings["num_looks"] == 4
-    assert [look["num_subsamples"] for look in settings["looks"]] == [20, 40, 80, 100][: len(settings["looks"])]
-    assert {look["confidence_level"] for look in settings["looks"]} == {look_level(0.95, 1, 4)}
+    assert settings["num_looks"] == 5
+    assert [look["num_subsamples"] for look in settings["looks"]] == [20, 30, 45, 67, 100][: len(settings["looks"])]
+    assert {look["confidence_level"] for look in settings["looks"]} == {look_level(0.95, 1, 5)}
     assert [look["num_rates"] for look in settings["looks"]] == [
         probed[look["num_subsamples"] - 1].sum() for look in settings["looks"]
     ]
@@ -87,7 +104,7 @@ def test_the_suggestion_is_what_the_last_look_saw(model, data):
     assert suggestion.confidence_level == 0.95
     delta = result.differentials.delta
     whole = ~np.isnan(delta).any(axis=0)
-    options = {"confidence_level": look_level(0.95, 1, 4), "method": default_method(len(delta)), "rng": 0}
+    options = {"confidence_level": look_level(0.95, 1, 5), "method": default_method(len(delta)), "rng": 0}
     assert suggestion.best_set == tuple(RATES[whole][best_set(delta[:, whole], **options)])
     pick = int(np.flatnonzero(RATES[whole] == suggestion.learning_rate)[0])
     assert suggestion.regret_bound == regret_bound(delta[:, whole], pick, **options)
@@ -97,7 +114,7 @@ def test_the_table_is_at_the_corrected_level(model, data):
     result = tuned(model, data).result
     table, delta = result.summary(), result.differentials.delta
     k = int(np.flatnonzero(~np.isnan(delta).any(axis=0))[0])
-    low, high = bootstrap_t_interval(delta[:, [k]], confidence_level=look_level(0.95, 1, 4), rng=0)
+    low, high = bootstrap_t_interval(delta[:, [k]], confidence_level=look_level(0.95, 1, 5), rng=0)
     np.testing.assert_allclose([table["low"].iloc[k], table["high"].iloc[k]], [low[0], high[0]], rtol=1e-12)
     own = table["num_subsamples"].to_numpy()
     np.testing.assert_array_equal(own, (~np.isnan(delta)).sum(axis=0))

@@ -82,9 +82,10 @@ def test_the_sequence_holds_at_all_looks_together_where_a_t_interval_does_not():
 
 
 @pytest.mark.parametrize(
-    ("most", "expected"), [(2, (2,)), (20, (20,)), (21, (20, 21)), (100, (20, 40, 80, 100)), (160, (20, 40, 80, 160))]
+    ("most", "expected"),
+    [(2, (2,)), (20, (20,)), (21, (20, 21)), (100, (20, 30, 45, 67, 100)), (160, (20, 30, 45, 67, 101, 151, 160))],
 )
-def test_the_looks_double_until_the_rows_end(most, expected):
+def test_from_look_to_look_there_is_half_as_much_again_until_the_rows_end(most, expected):
     assert look_sizes(most) == expected
 
 
