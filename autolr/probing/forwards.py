@@ -16,7 +16,7 @@ from autolr.probing.direction import Direction
 from autolr.probing.low_rank import LowRank
 from autolr.probing.replay import Chunks, Replay
 from autolr.probing.start import Start
-from autolr.probing.tape import UnfitError, shares_memory
+from autolr.probing.tape import Tape, UnfitError, same_values, shares_memory
 
 _FOLDERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
@@ -30,6 +30,8 @@ _MOST_BYTES = {"cpu": 16 << 20}
 _MOST_BYTES_ELSEWHERE = 256 << 20
 # Fewer rates are not worth a batch; of more, so many are tried first.
 _FEW_RATES = 8
+# Multiples of it, less their integers, are spread evenly, however many there are.
+_GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 # What is so many times slower on its trial is not tried any further.
 _HOPELESS = 2.0
 
@@ -37,11 +39,11 @@ _HOPELESS = 2.0
 class Forwards:
     """The losses of a row at the rates of its line.
 
-    A whole forward at each rate defines them. In every row one is made at one of the rates, another one in each row;
-    its calls are recorded (:class:`~autolr.probing.tape.Recorder`), and the losses at all rates are computed from these
-    (:class:`~autolr.probing.replay.Replay`): that at the rate of the record must be the same. On the first row and on
-    the last, whole forwards at more rates are compared. What differs, or cannot be done, is left out, with a reason
-    that is logged.
+    A whole forward at each rate defines them. In every row that before the step is recorded
+    (:class:`~autolr.probing.tape.Recorder`), and the losses at all rates are computed from its calls
+    (:class:`~autolr.probing.replay.Replay`). In every row they are compared with a whole forward at another rate, and
+    on the first row and on the last at several. What differs, or cannot be done, is left out, with a reason that is
+    logged.
 
     Args:
         start: The start of all probes.
@@ -64,21 +66,18 @@ class Forwards:
         self.contest = Contest("line")
 
     def losses(self, rates: FloatArray, batch: Batch) -> FloatArray:
-        """Return the losses at some rates, shape ``(K,)``."""
-        self._num_rows += 1
-        upper = len(rates) // 2
-        index = upper + (7 * self._num_rows) % (len(rates) - upper)
-        record = self._record(float(rates[index]), batch) if self._is_recorded else None
+        """Return the losses at some rates, the first of which is 0, shape ``(K,)``."""
+        record = self._record(float(rates[-1]), batch) if self._is_recorded else None
         if record is None:
             return self.whole(rates, batch)
         name = self.contest.turn
         losses, taken = timed(lambda: self._by(name, record.replay, rates, batch))
         self.contest.note(name, taken)
-        if not self._is_right(record, rates, losses, index, batch):
+        if not self._is_right(record, rates, losses, batch):
             return self.whole(rates, batch)
-        if self._compare and name == "batched":
+        if self._compare:
             self._compare = False
-            self._keep_if_equal(name, rates, self._by(name, record.replay, rates, batch), losses)
+            self._keep_if_equal("batched", rates, self._by("batched", record.replay, rates, batch), losses)
         return losses
 
     def whole(self, rates: Sequence[float] | FloatArray, batch: Batch) -> FloatArray:
@@ -126,42 +125,61 @@ class Forwards:
         found = self._by(self.contest.leader, record.replay, tested, batch)
         return deviation(tested, found, whole, self._start.objective.epsilon)
 
-    def _record(self, rate: float, batch: Batch) -> "_Record | None":
-        """Return the record of a whole forward at a rate, or ``None`` where there can be none: none is made then on."""
+    def _record(self, other_rate: float, batch: Batch) -> "_Record | None":
+        """Return the record of the forward before the step, or ``None`` where there can be none from then on.
+
+        Args:
+            other_rate: One at which constants that came from nowhere must be the same.
+            batch: The batch.
+        """
         try:
             with torch.no_grad():
-                return self._recorded(rate, batch)
-        except UnfitError as error:
-            self._leave_out("records", str(error))
-            return None
+                return self._recorded(other_rate, batch)
+        except Exception as error:
+            if not comes_out_of_torch(error):
+                raise
+            self._leave_out("records", _summary(error))
+        return None
 
-    def _recorded(self, rate: float, batch: Batch) -> "_Record":
+    def _recorded(self, other_rate: float, batch: Batch) -> "_Record":
         start, points = self._start, self._direction.points()
+        loss, tape = self._tape(0.0, batch)
+        if tape.unseen:
+            _, other = self._tape(other_rate, batch)
+            if not same_values(tape.unseen, other.unseen):
+                raise UnfitError("a tensor that depends on the rate is made out of sight")
+        lines = [(origin, step) for _, origin, step in points]
+        return _Record(Replay(tape, lines, start.randomness.move_torch_to, self._low_rank), loss)
+
+    def _tape(self, rate: float, batch: Batch) -> tuple[float, Tape]:
+        """Return the loss at a rate, and the tape of its forward."""
+        start, weights = self._start, [weight for weight, _, _ in self._direction.points()]
         self._direction.move(rate)
         start.randomness.rewind()
         before = start.randomness.torch_state()
-        state = start.randomness.torch_state if self._draws else None
-        loss, tape = start.objective.recorded(batch, [weight for weight, _, _ in points], state)
+        loss, tape = start.objective.recorded(batch, weights, start.randomness.torch_state if self._draws else None)
         if not self._draws and not all(map(torch.equal, before, start.randomness.torch_state())):
             self._draws = True
-            return self._recorded(rate, batch)
-        lines = [(origin, step) for _, origin, step in points]
-        replay = Replay(tape, lines, start.randomness.move_torch_to, self._low_rank)
-        return _Record(replay, loss, tape.has_unseen)
+            return self._tape(rate, batch)
+        return loss, tape
 
-    def _is_right(self, record: "_Record", rates: FloatArray, losses: FloatArray, index: int, batch: Batch) -> bool:
-        """Return whether the losses of a row are those of whole forwards where these were made."""
-        epsilon = self._start.objective.epsilon
-        reason = deviation(rates[[index]], losses[[index]], np.array([record.loss]), epsilon)
-        if reason is None and record.has_unseen:
-            other = [(index + len(rates) // 3) % len(rates)]
-            reason = deviation(rates[other], losses[other], self.whole(rates[other], batch), epsilon)
+    def _is_right(self, record: "_Record", rates: FloatArray, losses: FloatArray, batch: Batch) -> bool:
+        """Return whether the losses of a row are those of whole forwards: of the recorded one, and of another one.
+
+        That is another one in each row, at one of the upper rates whose losses are finite, as one that is not finite
+        proves little.
+        """
+        self._num_rows += 1
+        finite = np.flatnonzero(np.isfinite(losses[1:])) + 1
+        upper = finite[finite.size // 2 :] if finite.size else np.array([1])
+        checked = upper[[int(upper.size * (self._num_rows * _GOLDEN % 1.0))]]
+        whole = np.concatenate([[record.loss], self.whole(rates[checked], batch)])
+        at = np.concatenate([[0], checked])
+        reason = deviation(rates[at], losses[at], whole, self._start.objective.epsilon)
         if reason is None and not math.isfinite(losses[0]):  # a product that overflows is not finite even at rate 0
             reason = "an output is not finite"
         if reason is None:
             return True
-        if self._chunks is not None:
-            self._leave_out("batched", reason)
         self._leave_out("records", reason)
         return False
 
@@ -177,15 +195,12 @@ class Forwards:
                 objective.count_repeated(batch, len(rates))
                 try:
                     return np.array(self._chunks.losses(replay, rates))
-                except Exception as error:
-                    if not comes_out_of_torch(error):
-                        raise
-                    message, _, _ = str(error).partition("\n")
-                    self._leave_out("batched", f"{type(error).__name__}: {message[:200]}")
+                except Exception as error:  # noqa: BLE001 (nothing of the user's own is called here)
+                    self._leave_out("batched", _summary(error))
             try:
                 return np.array(replay.in_turn(map(float, rates), move))
-            except UnfitError as error:
-                self._leave_out("records", str(error))
+            except Exception as error:  # noqa: BLE001
+                self._leave_out("records", _summary(error))
         return self.whole(rates, batch)
 
     def _try_batched(self, replay: Replay, rates: FloatArray, batch: Batch) -> None:
@@ -201,7 +216,7 @@ class Forwards:
         few = rates[np.linspace(0, len(rates) - 1, _FEW_RATES).astype(int)]
         expected, in_turn = timed(lambda: self._by("line", replay, few, batch))
         self._keep_if_equal("batched", few, self._by("batched", replay, few, batch), expected)
-        _, at_once = timed(lambda: self._by("batched", replay, few, batch))
+        at_once = min(timed(lambda: self._by("batched", replay, few, batch))[1] for _ in range(2))
         if self._engine == "auto" and at_once > _HOPELESS * in_turn:
             self._leave_out("batched", f"{at_once / in_turn:.1f} times slower at {_FEW_RATES} rates")
         self._compare = self._engine == "auto" and self._chunks is not None
@@ -228,11 +243,16 @@ class Forwards:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Record:
-    """The record of a whole forward: what repeats it, its loss, and whether a constant of it came from nowhere."""
+    """The record of a whole forward: what repeats it, and its loss."""
 
     replay: Replay
     loss: float
-    has_unseen: bool
+
+
+def _summary(error: Exception) -> str:
+    """Return an error as a reason, in one line."""
+    message, _, _ = str(error).partition("\n")
+    return message if isinstance(error, UnfitError) else f"{type(error).__name__}: {message[:200]}"
 
 
 def deviation(

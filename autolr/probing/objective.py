@@ -1,5 +1,6 @@
 """The objective of a probe: (model, batch) -> scalar loss, however the user states it."""
 
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
@@ -183,7 +184,7 @@ class Objective:
         recorder = Recorder(moving, (*self.fixed(moving), *_tensors_of(batch)), random_state)
         try:
             with torch.no_grad():
-                with recorder:
+                with _uncompiled(), recorder:
                     loss = self._scalar(batch)
                 return float(loss), recorder.tape(loss)
         finally:
@@ -394,6 +395,11 @@ class Objective:
             if self._writes_batch:
                 batch = map_tensors(torch.Tensor.clone, batch)
             return stated_loss(self.model, self._loss_fn, self._compute_loss, batch, check_broadcast=check_broadcast)
+
+
+def _uncompiled() -> _Context:
+    """Return the context in which functions that are compiled out of sight are called as they were written."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else _PLAIN
 
 
 def _num_parts(batch: Batch) -> int:

@@ -60,7 +60,7 @@ class Replay:
         self._affine = [affine_call(call, self._num_weights) for call in tape.calls]
         self._hoisted = [self._outputs(affine) for affine in self._affine]
         computed = [call for call, hoisted in zip(tape.calls, self._hoisted, strict=True) if hoisted is None]
-        used = {slot for call in computed for slot in call.inputs}
+        used = {tape.loss, *(slot for call in computed for slot in call.inputs)}
         self.still = frozenset(id(weight) for slot, weight in enumerate(tape.weights) if slot not in used)
         self.largest = max((self._size(number) for number in range(len(tape.calls))), default=0)
         last = {slot: number for number, call in enumerate(tape.calls) for slot in (*call.inputs, *call.outputs)}

@@ -16,6 +16,7 @@ from torch.autograd import forward_ad
 from autolr.probing.held import held_modules
 from autolr.probing.random_state import capture_random_state, is_generator, state_access
 from autolr.probing.sharded import local, reset, reshard, sharded_modules
+from autolr.probing.tape import open_modes, set_modes
 
 # puts something back, and returns whether it had changed; of a tensor's values it does not know (False)
 Restore = Callable[[], bool]
@@ -313,13 +314,12 @@ class _Containers:
 def _contexts_restore() -> Restore:
     """Return what closes the contexts of torch that an interrupt, while they were entered or left, has left open.
 
-    Functions of torch would go through the open ones for ever, those of a restore too.
+    Functions of torch would go through the open ones for ever, those of a restore too. One that it has lost is opened.
     """
-    modes, depth = torch._C._len_torch_function_stack(), torch._C._functorch.get_dynamic_layer_stack_depth()
+    modes, depth = open_modes(), torch._C._functorch.get_dynamic_layer_stack_depth()
 
     def restore() -> bool:
-        while torch._C._len_torch_function_stack() > modes:
-            torch._C._pop_torch_function_stack()
+        set_modes(modes)
         if torch._C._functorch.get_dynamic_layer_stack_depth() > depth:
             torch._C._functorch.pop_dynamic_layer_stack_and_undo_to_depth(depth)
         return False

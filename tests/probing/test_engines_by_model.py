@@ -51,7 +51,7 @@ def test_both_engines_equal_the_oracle(name):
 # these cannot be mapped over the rates, and why
 NOT_BATCHED = {
     "transformer_layer": "in place of",  # torch maps its attention by a loop, with other masks of dropout
-    "spectral_norm": "a constant is returned by what depends on the rate",  # its buffers, written to
+    "spectral_norm": "a tensor is written to by what depends on the rate",  # its buffers
     "lstm": "Batching rule not implemented for aten::lstm",
     "gru": "Batching rule not implemented for aten::gru",
     "scripted": "the model or the loss is compiled",

@@ -10,11 +10,11 @@ import torch
 from harness import unchanged
 from torch import nn
 from torch.autograd import forward_ad
-from torch.overrides import TorchFunctionMode
 
 import autolr
 from autolr.probing import state
 from autolr.probing.state import preserved_state
+from autolr.probing.tape import Recorder
 
 RATES = [1e-3, 1e-2, 1e-1]
 
@@ -108,7 +108,7 @@ def open_contexts():
 
 @pytest.mark.parametrize("engine", ["line", "batched"])
 def test_an_interrupt_while_a_mode_of_torch_is_left_does_not_leave_it_open(engine, monkeypatch):
-    leave, before = TorchFunctionMode.__exit__, open_contexts()
+    leave, before = Recorder.__exit__, open_contexts()
     for call in itertools.count(1):
         model, optimizer, scheduler, X, tuner = setup(squared_error)
         calls = []
@@ -121,7 +121,7 @@ def test_an_interrupt_while_a_mode_of_torch_is_left_does_not_leave_it_open(engin
 
         with unchanged(model, optimizer, scheduler=scheduler, extra=X):
             with monkeypatch.context() as patch:
-                patch.setattr(TorchFunctionMode, "__exit__", interrupted)
+                patch.setattr(Recorder, "__exit__", interrupted)
                 caught = exception_of(tune, tuner, X, engine=engine)
             assert open_contexts() == before
         if len(calls) < call:
