@@ -66,7 +66,7 @@ class Forwards:
         self.contest = Contest("line")
 
     def losses(self, rates: FloatArray, batch: Batch) -> FloatArray:
-        """Return the losses at some rates, the first of which is 0, shape ``(K,)``."""
+        """Return the losses at some rates, the first of which is 0, shape ``(K,)``; the weights are at the start."""
         record = self._record(float(rates[-1]), batch) if self._is_recorded else None
         if record is None:
             return self.whole(rates, batch)
@@ -89,7 +89,7 @@ class Forwards:
         return np.array(losses)
 
     def learn(self, rates: FloatArray, tested: Sequence[float], whole: FloatArray, batch: Batch) -> None:
-        """Learn on the first row how forwards can be spared, and verify it.
+        """Learn on the first row how forwards can be spared, and verify it; the weights are at the start.
 
         Args:
             rates: All rates.
@@ -118,7 +118,7 @@ class Forwards:
             self._leave_out("batched", f"{len(rates)} rates are not worth it")
 
     def objection(self, tested: Sequence[float], whole: FloatArray, batch: Batch) -> str | None:
-        """Return where the losses of the way in use differ from those of whole forwards, or ``None``."""
+        """Return where the way in use gives other losses than whole forwards; the weights are at the start."""
         record = self._record(float(tested[-1]), batch) if self._is_recorded else None
         if record is None:
             return None
@@ -143,24 +143,24 @@ class Forwards:
 
     def _recorded(self, other_rate: float, batch: Batch) -> "_Record":
         start, points = self._start, self._direction.points()
-        loss, tape = self._tape(0.0, batch)
+        loss, tape = self._tape(batch)
         if tape.unseen:
-            _, other = self._tape(other_rate, batch)
+            self._direction.move(other_rate)
+            _, other = self._tape(batch)
             if not same_values(tape.unseen, other.unseen):
                 raise UnfitError("a tensor that depends on the rate is made out of sight")
         lines = [(origin, step) for _, origin, step in points]
         return _Record(Replay(tape, lines, start.randomness.move_torch_to, self._low_rank), loss)
 
-    def _tape(self, rate: float, batch: Batch) -> tuple[float, Tape]:
-        """Return the loss at a rate, and the tape of its forward."""
+    def _tape(self, batch: Batch) -> tuple[float, Tape]:
+        """Return the loss at the weights as they are, and the tape of its forward."""
         start, weights = self._start, [weight for weight, _, _ in self._direction.points()]
-        self._direction.move(rate)
         start.randomness.rewind()
         before = start.randomness.torch_state()
         loss, tape = start.objective.recorded(batch, weights, start.randomness.torch_state if self._draws else None)
         if not self._draws and not all(map(torch.equal, before, start.randomness.torch_state())):
             self._draws = True
-            return self._tape(rate, batch)
+            return self._tape(batch)
         return loss, tape
 
     def _is_right(self, record: "_Record", rates: FloatArray, losses: FloatArray, batch: Batch) -> bool:

@@ -125,6 +125,7 @@ class LineProbe:
         objection = deviation(rates, on_line, np.array(real), start.objective.epsilon)
         if objection is not None:
             return f"{objection} on the line"
+        start.restore()
         if self.is_verified:
             return self._forwards.objection(rates, on_line, evaluation_batch)
         self.is_verified = True

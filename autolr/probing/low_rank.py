@@ -9,7 +9,7 @@ import torch
 _WORTH = 6.0
 _FEWEST_WEIGHTS = 1 << 16
 # Columns beyond the rank, so that a random basis misses nothing; and those by which it is checked.
-_MORE, _CHECKED = 8, 4
+_MORE, _CHECKED = 4, 4
 _TOLERANCE = 8.0
 
 

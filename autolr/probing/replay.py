@@ -25,9 +25,9 @@ from autolr.probing.tape import Call, Slot, Tape, UnfitError
 
 # A layer of fewer multiplications is not worth hoisting, which rounds otherwise than moving its weights.
 _WORTH = 1 << 16
-# The bytes of the largest value of a chunk: on a CPU, as each chunk costs its calls, what fits its last cache. An
-# accelerator is to be kept busy.
-_ROOM = {"cpu": 24 << 20}
+# The bytes of the largest value of a chunk: on a CPU, some two times its second cache, as each chunk costs its calls;
+# an accelerator is to be kept busy.
+_ROOM = {"cpu": 2 << 20}
 _ROOM_ELSEWHERE = 256 << 20
 # When glibc has handed a block back to the system, it keeps smaller ones from then on (mallopt(3), M_MMAP_THRESHOLD).
 _LARGE_BLOCK = 31 << 20
