@@ -15,6 +15,8 @@ from autolr.probing.rows import ProbedRows
 
 # The first rows are probed at all rates, and of each block after them the last one and, before it, every 20th.
 NUM_FIRST_ROWS, EVERY_ROW = 8, 20
+# The first rows add nodes to so many, one by one, for the others to confirm.
+NUM_FIRST_NODES = 8
 # With fewer rows or rates, there is too little to be saved.
 FEWEST_ROWS, FEWEST_RATES = 12, 24
 # A row is in doubt where two curves through its nodes differ by this share of what would, from one row alone, shift the
@@ -104,10 +106,10 @@ def fill_sparsely(cells: ProbedCells, rows: range, *, epsilon: float, tolerance:
     """Probe rows, some of them at all rates and the others at nodes through which their curves can be drawn.
 
     The first rows, at all rates, choose the nodes (:func:`autolr.interpolation.choose_nodes`). The others follow in
-    blocks, up to the 20th, 100th, 500th row and so on. Of each, the last row and every 20th before it are probed at
-    all rates too; which rows these are does not look at any value. Where all of them together say that the error is too
-    large, or a curve of any row is in doubt (:func:`autolr.interpolation.doubtful`), all rows so far are probed at more
-    rates: in the end at all of them. The rate with the smallest mean and those beside it are among them too, which
+    blocks, up to the 20th, 100th, 500th row and so on. Of each, the last row and every 20th before it are probed at the
+    other rates too; which rows these are does not look at any value. Where all of them together say that the error is
+    too large, or a curve of any row is in doubt (:func:`autolr.interpolation.doubtful`), all rows so far are probed at
+    more rates: in the end at all of them. The rate with the smallest mean and those beside it are among them too, which
     makes the pick an exact one. All rows are probed at all rates from the start where the rates or the rows are few,
     the loss is not repeatable, or too many nodes are needed.
 
@@ -138,7 +140,7 @@ def fill_sparsely(cells: ProbedCells, rows: range, *, epsilon: float, tolerance:
         begun = block[: cells.fill(block, np.flatnonzero(nodes))]
         if begun and not nodes.all():
             later = begun[::-1][::EVERY_ROW][::-1]
-            later = later[: cells.fill(later, every, at_least=len(later))]
+            later = later[: cells.fill(later, np.flatnonzero(~nodes), at_least=len(later))]
             checked = np.concatenate([checked, np.array(later, dtype=np.int64) - rows.start])
             checked = _keep_whole(cells, rows, nodes, checked)
             known = range(first.stop, begun.stop)
@@ -210,10 +212,11 @@ def _check(
     more, error = choose_nodes(
         rates,
         delta[checked],
-        first_nodes(rates.size) if nodes is None else nodes,
+        first_nodes(rates.size, NUM_FIRST_NODES) if nodes is None else nodes,
         num_rows=max(num_rows, checked.size + 1),
         resolution=epsilon * float(np.abs(cells.loss_pre).mean()),
         tolerance=tolerance,
+        sparing=nodes is None,
     )
     if nodes is None:
         more = more | _around_the_pick(delta[checked], GUESSED_NEIGHBOURS)

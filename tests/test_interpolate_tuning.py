@@ -381,8 +381,10 @@ def test_a_row_is_probed_once_at_the_nodes_and_some_again_at_all_rates():
     cells, calls = cells_of(table(60), first=100)
     told = fill_sparsely(cells, range(100, 160), epsilon=0.0)
     assert [rows for rows, _ in calls[:3]] == [range(100, 108), range(108, 120), range(119, 120)]
-    assert [columns.size for _, columns in calls[:3]][::2] == [100, 100]
-    assert [rows for rows, columns in calls[3:] if columns.size == 100] == [range(139, 160, 20)]
+    first, nodes, others = (columns for _, columns in calls[:3])
+    assert first.size == 100
+    np.testing.assert_array_equal(np.sort(np.concatenate([nodes, others])), first)
+    assert [rows for rows, columns in calls[3:] if columns.size > 50] == [range(139, 160, 20)]
     assert told.checked.tolist() == [*range(8), 19, 39, 59]
     assert told.error.share <= TOLERANCE
     shift = (completed(cells, told.nodes) - table(60)).mean(axis=0)
@@ -512,7 +514,7 @@ def test_a_pass_of_one_rate_leaves_the_engine_as_it_was(monkeypatch):
         return num_rows
 
     monkeypatch.setattr(ProbedCells, "fill", recorded)
-    tuned(engine="auto", num_subsamples=100, tuner=make_tuner(rng=9))
+    tuned(engine="auto", num_subsamples=100, tuner=make_tuner(rng=24))
     assert (1, "step") in parts
     assert all(engine != "step" for size, engine in parts if size > 1)
 
