@@ -8,7 +8,7 @@ import torch
 # (0.3 ns and 0.03 ns, on one core).
 _WORTH = 6.0
 _FEWEST_WEIGHTS = 1 << 16
-# Columns beyond the rank, so that a random basis misses nothing; and those by which it is checked.
+# Columns beyond the rank, where as many as the rank miss something; and those by which that is checked.
 _MORE, _CHECKED = 4, 4
 _TOLERANCE = 8.0
 
@@ -24,8 +24,8 @@ class LowRank:
         - \mathrm{lr}\, (X_\mathrm{lr} (Q^T D)^T)\, Q^T,
 
     is one product with W for all rates, and two thin ones; the weights at a rate are never made. Q is an orthonormal
-    basis of :math:`D\, \Omega`, for a random matrix :math:`\Omega` with a few more columns than the rank. That nothing
-    is missing is not assumed: :math:`\|D - Q Q^T D\|`, estimated from random products, has to be below
+    basis of :math:`D\, \Omega`, for a random matrix :math:`\Omega` with as many columns as the rank, or a few more.
+    That nothing is missing is not assumed: :math:`\|D - Q Q^T D\|`, estimated from random products, has to be below
     :math:`8 \epsilon (\|D\| + \|W\| / \mathrm{lr}_K)`, some roundings of the weights at the highest rate. A weight
     whose step is not of low rank once is left alone from then on.
 
@@ -39,7 +39,7 @@ class LowRank:
 
     def __init__(self, highest: float) -> None:
         self._highest = highest
-        self._columns: dict[int, int] = {}
+        self._ranks: dict[int, int] = {}
 
     def factors(
         self, parameter: torch.Tensor, weight: torch.Tensor, step: torch.Tensor, num_inputs: int
@@ -52,27 +52,40 @@ class LowRank:
             step: Its step D.
             num_inputs: The number of inputs at each rate; with more of them, thin products gain less.
         """
-        width, depth = weight.shape
-        most = int(_WORTH * width * depth / (num_inputs * (width + depth)))
-        key = id(parameter)
-        columns = self._columns.get(key, min(most, *weight.shape))
-        if weight.device.type != "cpu" or weight.numel() < _FEWEST_WEIGHTS or not _MORE < columns <= most:
+        key, (width, depth) = id(parameter), weight.shape
+        most = min(int(_WORTH * width * depth / (num_inputs * (width + depth))), width, depth)
+        if weight.device.type != "cpu" or weight.numel() < _FEWEST_WEIGHTS or most <= _MORE:
             return None
-        random = _random(depth, columns + _CHECKED, weight.dtype)
+        if key not in self._ranks:
+            self._ranks[key] = _rank(step, most)
+        for columns in (self._ranks[key], self._ranks[key] + _MORE):
+            if self._ranks[key] and columns <= most:
+                self._ranks[key] = columns
+                factors = self._verified(weight, step, columns)
+                if factors is not None:
+                    return factors
+        self._ranks[key] = 0
+        return None
+
+    def _verified(
+        self, weight: torch.Tensor, step: torch.Tensor, columns: int
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Return factors with so many columns, or ``None`` where they miss something."""
+        random = _random(step.shape[1], columns + _CHECKED, step.dtype)
         image = step @ random
-        basis, triangle = torch.linalg.qr(image[:, :columns])
-        resolution = torch.finfo(weight.dtype).eps
-        if key not in self._columns:
-            sizes = triangle.diagonal().abs()
-            rank = int((sizes > depth * resolution * sizes.max()).sum())
-            self._columns[key] = rank + _MORE if rank + _MORE < columns else 0
-            basis = basis[:, : rank + _MORE]
+        basis, _ = torch.linalg.qr(image[:, :columns])
         rest = basis.T @ step
         missed = torch.linalg.norm(image[:, columns:] - basis @ (rest @ random[:, columns:])) / _CHECKED**0.5
         allowed = torch.linalg.norm(step) + torch.linalg.norm(weight) / self._highest
-        if not missed <= _TOLERANCE * resolution * allowed:
-            self._columns[key] = 0
-        return (basis, rest) if self._columns[key] else None
+        return (basis, rest) if missed <= _TOLERANCE * torch.finfo(step.dtype).eps * allowed else None
+
+
+def _rank(step: torch.Tensor, most: int) -> int:
+    """Return the rank of a step, or 0 if it is above ``most``, from its products with random columns."""
+    _, triangle = torch.linalg.qr(step @ _random(step.shape[1], most, step.dtype))
+    sizes = triangle.diagonal().abs()
+    rank = int((sizes > step.shape[1] * torch.finfo(step.dtype).eps * sizes.max()).sum())
+    return rank if rank < most else 0
 
 
 @cache
