@@ -14,8 +14,8 @@ from autolr.sparse import DOUBT, SparseRows
 from autolr.statistics.race import NUM_WHOLE_ROWS, Look, Race, race
 from autolr.statistics.sequential import look_sizes
 
-# Of so many rates or more, with more than one look, every so manieth one races at first: steps of a third of a decade
-# at most. Were the gain a parabola in the rate, one of them would have 9/10 of the largest gain, or more.
+# Of so many rates or more, with more than one look, only some race at first: in steps of a third of a decade at most.
+# Were the gain a parabola in the rate, one of them would have 86% of the largest gain, or more.
 FEWEST_RATES, MESH = 32, 1.0 / 3.0
 
 
@@ -89,7 +89,7 @@ def probe_adaptively(
 
 
 def stride_of(learning_rates: FloatArray, num_subsamples: int) -> int:
-    """Return that every so manieth of some rates, increasing, races at first, with so many rows.
+    """Return n where every n-th of some rates, increasing, races at first.
 
     Example:
         >>> rates = np.logspace(-4, 0, 100)

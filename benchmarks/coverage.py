@@ -35,10 +35,12 @@ from outcomes import (
     NUM_INDEPENDENT,
     NUM_PARTITION,
     RESAMPLED,
+    STRIDES,
     Outcomes,
     measure,
     measure_controls,
     measure_looks,
+    measure_race,
     measure_sampling,
     repeat,
 )
@@ -56,6 +58,7 @@ MEAN, WORST = (0.925, 0.975), (0.91, 1.0)  # the average over the rates, and the
 MEDIAN, BAND, SET, SHARE, ARGMIN = (0.925, 0.975), (0.92, 0.98), (0.93, 1.0), (0.95, 1.0), (0.91, 1.0)
 # NOTE: a limit of the methods, stated: of means of log-normal values, t intervals hold some 87% with 20 rows.
 HEAVY, HEAVY_WORST = (0.85, 1.0), (0.80, 1.0)
+RACE = (0.95, 1.0)
 MISSES, DIVERGED_PICKS = (0.0, 0.075), (0.0, 0.05)
 
 
@@ -242,6 +245,27 @@ def print_looks(report: Report, done: dict[str, Outcomes]) -> None:
     )
 
 
+def print_races(report: Report, done: dict[str, Outcomes]) -> None:
+    """Print how often a race has dropped the best rate at its stop, or its bound does not hold, and what it took."""
+
+    def cells(name: str) -> Iterator[str]:
+        out = done[f"race, {name}"]
+        for stride in STRIDES:
+            for part in ("set", "regret"):
+                yield report.figure(f"race, {name}, stride {stride}, {part}", out[f"{part}, {stride}"].mean(), RACE)
+            yield percent(out[f"probes, {stride}"].mean())
+
+    columns = (
+        f"{part}, {which}" for which in ("all rates", "every third") for part in ("set", "regret bound", "probes")
+    )
+    print_table(
+        f"Races to {LOOKS[-1]} rows, of all rates and of every third one at first: coverage at the stop, and share of"
+        " the probes, in %",
+        f"generator | {' | '.join(columns)}",
+        (" | ".join([name, *cells(name)]) for name in GENERATORS),
+    )
+
+
 def print_sampling(report: Report, done: dict[str, Outcomes]) -> None:
     """Print what intervals on each sampling cover."""
     out = {key: float(held.mean()) for key, held in done["sampling"].items()}
@@ -263,8 +287,8 @@ def print_verdict(report: Report, num_processes: int) -> None:
     print(
         f"Tolerances: mean {show(MEAN)}, worst rate {show(WORST)} (percentile and BCa from M = 50 on); median"
         f" {show(MEDIAN)}, worst rate {show(WORST)}; shares {show(SHARE)}; band {show(BAND)}; set and regret bound"
-        f" {show(SET)}; `argmin_interval` {show(ARGMIN)}. With heavy tails, as a stated limit: mean, band and"
-        f" `argmin_interval` {show(HEAVY)}, worst rate {show(HEAVY_WORST)}. Outside by at most three standard errors,"
+        f" {show(SET)}, of races {show(RACE)}; `argmin_interval` {show(ARGMIN)}. With heavy tails, as a stated limit: mean,"
+        f" band and `argmin_interval` {show(HEAVY)}, worst rate {show(HEAVY_WORST)}. Outside by at most three standard errors,"
         f" which are {percent(report.allowance(LEVEL))} at {percent(LEVEL)}%: ~, by more: !.\n"
     )
     print(f"Outside by at most three standard errors: {len(report.near)} figures.")
@@ -284,6 +308,7 @@ def measure_all(sizes: tuple[int, ...], num_repetitions: int, num_processes: int
     """Return the outcomes of every cell by its name; they do not depend on the number of processes."""
     repeated: dict[str, Callable[[int], Outcomes]] = {"sampling": measure_sampling, "controls": measure_controls}
     repeated |= {f"{name}, {size}": partial(measure, name, size) for size in sizes for name in GENERATORS}
+    repeated |= {f"race, {name}": partial(measure_race, name) for name in GENERATORS}
     ranges = [range(start, min(start + CHUNK, num_repetitions)) for start in range(0, num_repetitions, CHUNK)]
     tasks = [(f"looks, {name}", partial(measure_looks, name, num_repetitions)) for name in LOOKED_AT]
     tasks += [(key, partial(repeat, once, numbers)) for key, once in repeated.items() for numbers in ranges]
@@ -315,6 +340,7 @@ def main() -> int:
     print_cells(report, done, sizes)
     print_controls(report, done)
     print_looks(report, done)
+    print_races(report, done)
     print_sampling(report, done)
     print_verdict(report, arguments.processes)
     return 1 if report.missed or report.powerless else 0

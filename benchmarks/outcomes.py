@@ -37,6 +37,7 @@ from autolr.statistics import (
 from autolr.statistics._resampling import Resamples
 from autolr.statistics.best_set import ROWS_FOR_MVT, default_method
 from autolr.statistics.criteria import choose
+from autolr.statistics.race import race
 from autolr.statistics.sequential import look_level, look_sizes
 from autolr.subsampling import DrawnSubsamples
 
@@ -47,6 +48,7 @@ LEVEL = 0.95
 RESAMPLED = {"bootstrap-t": bootstrap_t_interval, "percentile": percentile_interval, "BCa": bca_interval}
 LOOKED_AT = ("regression", "correlated Gaussian")
 LOOKS, LAST_ROW = look_sizes(100), 500
+STRIDES = (1, 3)  # of races: all rates, or one of three at first, 0.3 decades apart
 DATASET_SIZE, NUM_INDEPENDENT = 800, 200
 NUM_PARTITION = DATASET_SIZE // (2 * BATCH_SIZE)
 
@@ -147,6 +149,27 @@ def measure_looks(name: str, num_repetitions: int) -> Outcomes:
         "bootstrap-t, corrected": misses_corrected(partial(bootstrap_t_interval, rng=0)),
         "sequence": misses(range(20, LAST_ROW + 1), confidence_sequence),
     }
+
+
+def measure_race(name: str, repetition: int) -> Outcomes:
+    """Race to 100 rows, and return whether set and bound hold at the stop, and the share of the probes that it took."""
+    generator = GENERATORS[name]()
+    delta = generator.draw(source(f"race, {name}", repetition), LOOKS[-1])
+    best = generator.best[generator.best.size // 2]
+    out = {}
+    for stride in STRIDES:
+        asked: list[int] = []
+
+        def probe(rows: range, columns: IntArray, asked: list[int] = asked) -> FloatArray:
+            asked.append(len(rows) * columns.size)
+            return delta[rows.start : rows.stop, columns]
+
+        look = race(probe, len(delta), delta.shape[1], confidence_level=LEVEL, stride=stride).looks[-1]
+        out[f"set, {stride}"] = best in look.inside
+        regret = np.inf if look.pick is None else generator.mean[look.pick] - generator.mean[best]
+        out[f"regret, {stride}"] = regret <= look.regret_bound
+        out[f"probes, {stride}"] = sum(asked) / delta.size
+    return {key: np.asarray(value) for key, value in out.items()}
 
 
 @dataclass(frozen=True)

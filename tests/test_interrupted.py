@@ -219,7 +219,7 @@ def test_rows_count_where_they_are_whole_at_the_rates_that_are_compared(make_los
 
 @pytest.mark.parametrize("interpolate", [False, True])
 def test_the_rows_of_a_first_look_stay_where_the_rates_between_are_not_probed_in_all_of_them(interpolate):
-    for num_timely in (20, 21, 25, 29):  # 3 rows at all rates, 17 at every so manieth; then those between them
+    for num_timely in (20, 21, 25, 29):  # 3 rows at all rates, 17 at some; then those between them
         probed, interpolated, told, _ = gone_through_again(num_timely, curves(), adaptive=True, interpolate=interpolate)
         assert len(probed.loss_pre) == 20
         assert [look["num_subsamples"] for look in told["looks"]] == [20]

@@ -105,8 +105,8 @@ def race(
     the probability :math:`\alpha`; so the set at the stop holds it with the level asked for, and so does the bound on
     the pick's regret. Any interval at the level :math:`1 - \alpha / L` holds at the stop too, for the same reason.
 
-    With a stride, every so manieth rate races at first, and the rates between two of them once few are left that are
-    next to one that can be the best; there is no stop before that. So the best rate is left out if no rate next to it
+    With a stride n, every n-th rate races at first, and the rates between two of them once few are left that are next
+    to one that can be the best; there is no stop before that. So the best rate is left out if no rate next to it
     can be the best of those that race. This assumes that the best one of these is next to the best of all: that the
     curve of the means has one valley, as far as this mesh shows. The first rows are probed at all rates; one that does
     not race comes back where it is better in them than the pick, in the same rows and in all. Where the rows end before
@@ -129,7 +129,7 @@ def race(
         num_rates: The number of columns K.
         confidence_level: The level :math:`\gamma = 1 - \alpha` of the decision.
         regret_tolerance: It stops when the bound on the pick's regret is at most this share of its gain.
-        stride: Every so manieth rate races at first; 1: all do.
+        stride: Every n-th rate races at first, of this n; 1: all do.
 
     Returns:
         The looks, and why it stopped.
