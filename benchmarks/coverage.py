@@ -287,8 +287,9 @@ def print_verdict(report: Report, num_processes: int) -> None:
     print(
         f"Tolerances: mean {show(MEAN)}, worst rate {show(WORST)} (percentile and BCa from M = 50 on); median"
         f" {show(MEDIAN)}, worst rate {show(WORST)}; shares {show(SHARE)}; band {show(BAND)}; set and regret bound"
-        f" {show(SET)}, of races {show(RACE)}; `argmin_interval` {show(ARGMIN)}. With heavy tails, as a stated limit: mean,"
-        f" band and `argmin_interval` {show(HEAVY)}, worst rate {show(HEAVY_WORST)}. Outside by at most three standard errors,"
+        f" {show(SET)}, of races {show(RACE)}; `argmin_interval` {show(ARGMIN)}. With heavy tails, as a stated limit:"
+        f" mean, band and `argmin_interval` {show(HEAVY)}, worst rate {show(HEAVY_WORST)}. Outside by at most three"
+        " standard errors,"
         f" which are {percent(report.allowance(LEVEL))} at {percent(LEVEL)}%: ~, by more: !.\n"
     )
     print(f"Outside by at most three standard errors: {len(report.near)} figures.")
