@@ -44,6 +44,19 @@ def largest_error(found: autolr.TuningResult, exact: autolr.TuningResult) -> flo
     return float((np.abs(ours.mean(axis=0) - theirs.mean(axis=0)) / standard_error)[resolved].max())
 
 
+def warm(workload: Workload, images: torch.Tensor, labels: torch.Tensor) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Return a model and an optimizer, which has taken its steps on the digits."""
+    model, _ = Workload(workload.network, SGD, workload.batch_size, workload.num_rates).build()
+    optimizer = workload.training.make(model.parameters(), lr=1e-3)
+    chosen = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    for batch in chosen.split(workload.batch_size)[: workload.training.warmup_steps]:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images[batch]), labels[batch]).backward()
+        optimizer.step()
+    optimizer.zero_grad()
+    return model, optimizer
+
+
 def naive_seconds(workload: Workload) -> float:
     naive, draws = Naive(*workload.build()), workload.batches()
     began = time.process_time()
@@ -65,7 +78,7 @@ def main() -> None:
         for way, options in WAYS.items():
             evaluations, seconds, same, errors = [], [], 0, []
             for seed in SEEDS:
-                model, optimizer = workload.build()
+                model, optimizer = warm(workload, images, labels)
                 tuner = autolr.AutoLRTuner(model, nn.CrossEntropyLoss(), optimizer, rng=seed)
                 began = time.process_time()
                 with warnings.catch_warnings():
