@@ -13,7 +13,7 @@ import torch
 from restore_cases import AXES, CALLS, MODELS, OPTIMIZERS, make_case, outcome, pairwise, trouble_of, whole_matrix
 from torch import optim
 
-from autolr.probing import state
+from autolr.probing import state, tensors
 
 
 @cache
@@ -112,12 +112,12 @@ BREAKAGES = {
     ),
     "memory of parameters": (
         swap_memory,
-        patching(state._Dense, "_restore_attributes", staticmethod(values_alone)),
+        patching(tensors.DenseTensors, "_restore_attributes", staticmethod(values_alone)),
         r"\[weight\] \(memory\)",
     ),
     "requires_grad": (
         lambda case: case.model[0].bias.requires_grad_(False),
-        patching(state, "_restore_leaf", values_alone),
+        patching(tensors, "restore_leaf", values_alone),
         r"\[bias\] \(requires_grad\)",
     ),
     "gradients": (

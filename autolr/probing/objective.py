@@ -18,9 +18,10 @@ from autolr.probing.held import held_modules, held_objects
 from autolr.probing.mistakes import integers_refused
 from autolr.probing.random_state import capture_random_state
 from autolr.probing.sharded import Alone, coarsest_dtype, local, ready, reshard
-from autolr.probing.state import Snapshot, distinct_entries
+from autolr.probing.state import Snapshot
 from autolr.probing.stated import stated_loss
 from autolr.probing.tape import Recorder, Tape
+from autolr.probing.tensors import distinct_entries
 
 _Context = AbstractContextManager[object]
 _Points = Any  # a tensor, or a list of tensors

@@ -1,11 +1,9 @@
 """Everything of the user's that a probe can touch, remembered in memory and put back in place, bit for bit."""
 
-from collections import OrderedDict, defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from itertools import chain, compress, starmap
-from operator import attrgetter, is_
 from typing import Any
 
 import numpy as np
@@ -13,18 +11,15 @@ import torch
 from torch import nn
 from torch.autograd import forward_ad
 
+from autolr.probing.containers import COMMON, Containers, container_restore
 from autolr.probing.held import held_modules
 from autolr.probing.random_state import capture_random_state, is_generator, state_access
 from autolr.probing.sharded import local, reset, reshard, sharded_modules
 from autolr.probing.tape import open_modes, set_modes
-
-# puts something back, and returns whether it had changed; of a tensor's values it does not know (False)
-Restore = Callable[[], bool]
+from autolr.probing.tensors import DenseTensors, Restore, restore_leaf, sparse_restore
 
 _HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
 _ATTEMPTS = 20
-_CONTAINERS = (dict, OrderedDict, defaultdict, list, deque, set)  # those of another type may be gone through otherwise
-_requires_grad = attrgetter("requires_grad")
 
 
 class Snapshot:
@@ -56,7 +51,7 @@ class Snapshot:
     def __init__(self, *objects: object, leave: Iterable[torch.Tensor] = (), since: "Snapshot | None" = None) -> None:
         self._since = since
         self.tensors: list[torch.Tensor] = []
-        self._dense, self._containers = _Dense(), _Containers()
+        self._dense, self._containers = DenseTensors(), Containers()
         self._restores: list[Restore] = [_contexts_restore(), self._dense.restore, self._containers.restore]
         sharded = sharded_modules(*(value for value in objects if isinstance(value, nn.Module)))
         if sharded:
@@ -106,13 +101,13 @@ class Snapshot:
         if isinstance(value, torch.Tensor):
             self.tensors.append(value)
             if (shard := local(value)) is not value:
-                self._restores.append(partial(_restore_leaf, value, value.is_leaf, value.requires_grad))
+                self._restores.append(partial(restore_leaf, value, value.is_leaf, value.requires_grad))
                 return [shard]
             if self._since is None or id(value) in self._since._alive:
                 if value.layout == torch.strided:
                     self._dense.add(value)
                 else:
-                    self._restores.append(_sparse_restore(value))
+                    self._restores.append(sparse_restore(value))
         elif isinstance(value, nn.Module):
             if isinstance(value, torch.jit.ScriptModule):  # keeps what it holds outside of its attributes
                 self._restores.append(_mode_restore(value))
@@ -121,10 +116,10 @@ class Snapshot:
         elif isinstance(value, torch.optim.Optimizer):
             return [vars(value), *held_modules(*(getattr(value, hooks, None) for hooks in _HOOKS))]
         elif isinstance(value, (dict, list, deque, set)):
-            if type(value) in _CONTAINERS:
+            if type(value) in COMMON:
                 self._containers.add(value)
             else:
-                self._restores.append(_container_restore(value))
+                self._restores.append(container_restore(value))
             if isinstance(value, dict):
                 return value.values()
             return () if isinstance(value, set) else list(value)
@@ -206,111 +201,6 @@ def _finish(put_back: Callable[[], None], attempts: int = _ATTEMPTS) -> None:
         raise
 
 
-class _Dense:
-    """The strided tensors of a snapshot: values, storage, ``requires_grad``; put back together, as they are many."""
-
-    def __init__(self) -> None:
-        self._tensors: list[torch.Tensor] = []
-        self._storages: list[torch.Tensor] = []
-        self._is_leaf: list[bool] = []
-        self._requires_grad: list[bool] = []
-        self._are_plain = True  # without functions of their own for what torch does with them
-        self._index: dict[int, int] = {}
-        self._entries: list[torch.Tensor] = []
-        self._values: list[torch.Tensor] = []
-
-    def add(self, tensor: torch.Tensor) -> None:
-        storage = tensor.data  # holds the storage, should the tensor be given another one
-        self._index[id(tensor)] = len(self._tensors)
-        self._tensors.append(tensor)
-        self._storages.append(storage)
-        self._is_leaf.append(tensor.is_leaf)
-        self._requires_grad.append(tensor.requires_grad)
-        self._are_plain &= type(tensor).__torch_dispatch__ is torch.Tensor.__torch_dispatch__
-        self._entries.append(distinct_entries(storage))
-        self._values.append(self._entries[-1].clone())
-
-    def values_of(self, tensor: torch.Tensor) -> torch.Tensor:
-        index = self._index[id(tensor)]
-        return self._values[index].expand(self._storages[index].shape)
-
-    def restore(self) -> bool:
-        failure: Exception | None = None
-        try:
-            if self._entries:
-                torch._foreach_copy_(self._entries, self._values)
-        except Exception:  # noqa: BLE001 (one that cannot be written to does not keep the others from it)
-            for entries, values in zip(self._entries, self._values, strict=True):
-                try:
-                    entries.copy_(values)
-                except Exception as error:  # noqa: BLE001
-                    failure = failure or error
-        changed = False
-        if self._is_in_place():
-            for leaf in compress(self._tensors, self._is_leaf):
-                if leaf.grad is not None:
-                    leaf.grad = None
-        else:
-            kept = zip(self._tensors, self._storages, self._is_leaf, self._requires_grad, strict=True)
-            changed = sum(starmap(self._restore_attributes, kept)) > 0
-        if failure is not None:
-            raise failure
-        return changed
-
-    def _is_in_place(self) -> bool:
-        """Return whether all tensors are known to be where and as they were; where not, each has to be looked at."""
-        if not self._are_plain:
-            return False
-        try:
-            same_memory = all(map(torch.Tensor.is_set_to, self._tensors, self._storages))
-        except NotImplementedError:  # of quantized tensors, and on some devices
-            return False
-        return same_memory and list(map(_requires_grad, self._tensors)) == self._requires_grad
-
-    @staticmethod
-    def _restore_attributes(tensor: torch.Tensor, storage: torch.Tensor, leaf: bool, requires_grad: bool) -> bool:
-        changed = tensor.layout != torch.strided or _layout(tensor) != _layout(storage)
-        if changed:
-            tensor.data = storage
-        return _restore_leaf(tensor, leaf, requires_grad) or changed
-
-
-class _Containers:
-    """The containers of a snapshot, looked at together, as they are many; most of them are empty, and few ever change.
-
-    As long as nothing has changed, each is gone through in the order of when it was added, by the same objects.
-    """
-
-    def __init__(self) -> None:
-        self._empty: list[Any] = []
-        self._filled: list[Any] = []
-        self._lengths: list[int] = []
-        self._parts: list[Iterable[Any]] = []  # of those that are filled: themselves, and of a dict its values too
-        self._content: list[Any] = []
-        self._restores: list[Restore] = []
-
-    def add(self, value: Any) -> None:
-        if not value:
-            self._empty.append(value)
-            return
-        parts = (value, value.values()) if isinstance(value, dict) else (value,)
-        self._filled.append(value)
-        self._lengths.append(len(value))
-        self._parts.extend(parts)
-        self._content.extend(chain.from_iterable(parts))
-        self._restores.append(_container_restore(value))
-
-    def restore(self) -> bool:
-        changed = any(self._empty)
-        if changed:
-            for value in self._empty:
-                value.clear()
-        now = chain.from_iterable(self._parts)
-        if list(map(len, self._filled)) != self._lengths or not all(map(is_, now, self._content)):
-            changed |= sum(restore() for restore in self._restores) > 0
-        return changed
-
-
 def _contexts_restore() -> Restore:
     """Return what closes the contexts of torch that an interrupt, while they were entered or left, has left open.
 
@@ -340,43 +230,6 @@ def _dual_level_restore() -> Restore:
     return restore
 
 
-def _restore_leaf(tensor: torch.Tensor, leaf: bool, requires_grad: bool) -> bool:
-    """Take the gradient off, and return whether ``requires_grad`` had to be put back."""
-    changed = leaf and tensor.requires_grad != requires_grad
-    if changed:
-        tensor.requires_grad_(requires_grad)
-    if leaf and tensor.grad is not None:
-        tensor.grad = None
-    return changed
-
-
-def _sparse_restore(tensor: torch.Tensor) -> Restore:
-    storage = tensor.data
-    values = storage.clone()
-    leaf, requires_grad = tensor.is_leaf, tensor.requires_grad
-
-    def restore() -> bool:
-        storage.copy_(values)
-        tensor.data = storage
-        return _restore_leaf(tensor, leaf, requires_grad)
-
-    return restore
-
-
-def distinct_entries(values: torch.Tensor) -> torch.Tensor:
-    """Return a view of a tensor without the repetitions of an expanded one, which refuses writing."""
-    if values.layout == torch.strided:
-        for dimension, stride in enumerate(values.stride()):
-            if stride == 0 and values.shape[dimension] > 1:
-                values = values.narrow(dimension, 0, 1)
-    return values
-
-
-def _layout(tensor: torch.Tensor) -> tuple[int, torch.Size, tuple[int, ...]]:
-    """Return where and how a strided tensor lies in memory."""
-    return tensor.data_ptr(), tensor.shape, tensor.stride()
-
-
 def _mode_restore(module: nn.Module) -> Restore:
     training = module.training
 
@@ -384,51 +237,6 @@ def _mode_restore(module: nn.Module) -> Restore:
         changed = module.training != training
         if changed:
             module.training = training
-        return changed
-
-    return restore
-
-
-def _container_restore(value: Any) -> Restore:
-    if isinstance(value, dict):
-        return _dict_restore(value)
-    return _set_restore(value) if isinstance(value, set) else _sequence_restore(value)
-
-
-def _dict_restore(value: dict[Any, Any]) -> Restore:
-    keys, items = list(value), list(value.values())
-
-    def restore() -> bool:
-        unchanged = len(value) == len(keys) and all(map(is_, value, keys)) and all(map(is_, value.values(), items))
-        if not unchanged:
-            value.clear()
-            value.update(zip(keys, items, strict=True))
-        return not unchanged
-
-    return restore
-
-
-def _sequence_restore(value: list[Any] | deque[Any]) -> Restore:
-    content = list(value)
-
-    def restore() -> bool:
-        unchanged = len(value) == len(content) and all(map(is_, value, content))
-        if not unchanged:
-            value.clear()
-            value.extend(content)
-        return not unchanged
-
-    return restore
-
-
-def _set_restore(value: set[Any]) -> Restore:
-    content = set(value)
-
-    def restore() -> bool:
-        changed = value != content
-        if changed:
-            value.clear()
-            value.update(content)
         return changed
 
     return restore

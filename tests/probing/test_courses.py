@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from autolr.param_groups import base_learning_rates
-from autolr.probing import state
+from autolr.probing import tensors
 from autolr.probing.courses import Courses
 from autolr.probing.random_state import ForkedRandomness
 from autolr.probing.start import Start
@@ -116,8 +116,8 @@ def test_a_park_keeps_no_gradients_and_no_second_copy_of_what_the_optimizer_made
         moments = rig.optimizer.state[rig.model[0].weight]["exp_avg"]
         gradient = weakref.ref(rig.model[0].weight.grad)
         copied = []
-        add = state._Dense.add
-        monkeypatch.setattr(state._Dense, "add", lambda self, tensor: copied.append(tensor) or add(self, tensor))
+        add = tensors.DenseTensors.add
+        monkeypatch.setattr(tensors.DenseTensors, "add", lambda self, tensor: copied.append(tensor) or add(self, tensor))
         course.trajectory.park()
         assert gradient() is None
         assert len(copied) == len({id(tensor) for tensor in (*rig.model.parameters(), *rig.model.buffers())})
