@@ -117,7 +117,9 @@ def test_a_park_keeps_no_gradients_and_no_second_copy_of_what_the_optimizer_made
         gradient = weakref.ref(rig.model[0].weight.grad)
         copied = []
         add = tensors.DenseTensors.add
-        monkeypatch.setattr(tensors.DenseTensors, "add", lambda self, tensor: copied.append(tensor) or add(self, tensor))
+        monkeypatch.setattr(
+            tensors.DenseTensors, "add", lambda self, tensor: copied.append(tensor) or add(self, tensor)
+        )
         course.trajectory.park()
         assert gradient() is None
         assert len(copied) == len({id(tensor) for tensor in (*rig.model.parameters(), *rig.model.buffers())})
