@@ -84,16 +84,28 @@ class Passes:
         line: The line engine, which was verified on the first row of the first pass, and whose losses are computed in
             the way that was found to be the fastest; ``None`` before, and where it has stepped aside.
         repeatable: Whether the loss of that row was the same when it was computed again; ``None`` before.
+        verified: The rows on which that engine was verified.
     """
 
     line: LineProbe | None = None
     repeatable: bool | None = None
+    verified: set[int] = field(default_factory=set)
 
     def line_for(self, start: Start, learning_rates: FloatArray, engine: EngineName) -> LineProbe:
         """Return the line engine, that of an earlier pass if it reaches as far as these rates."""
         if self.line is None or learning_rates[-1] > self.line.highest:
-            self.line = LineProbe(start, learning_rates, engine)
+            self.line, self.verified = LineProbe(start, learning_rates, engine), set()
         return self.line
+
+    def objection(self, row: int, draw: Draw) -> str | None:
+        """Return why the line engine may not be used, by a row, or ``None`` where the row verifies it, or has done."""
+        if self.line is None or row in self.verified:
+            return None
+        batches, has_learned = draw(row), self.line.is_verified
+        objection = "there is no data" if batches is None else self.line.objection(*batches)
+        if objection is None and has_learned:  # what was learned from a row is not verified by it at once
+            self.verified.add(row)
+        return objection
 
 
 def probe_rows(
@@ -114,9 +126,9 @@ def probe_rows(
     """Probe the rows in their order, until they, the data or the time end.
 
     The line engine is verified on the first row, before it is used, and on the last one; where it fails, the reference
-    engine probes all rows. (One that an earlier pass has verified, on the last row only.) A row in between whose step
-    is not on a line is probed by the reference engine alone. So are all rows where a probe has several steps, but where
-    the rates can be trained side by side (:class:`TrajectoryRows`).
+    engine probes all rows. (In later passes over rows, on the last row only, and once on each row.) A row in between
+    whose step is not on a line is probed by the reference engine alone. So are all rows where a probe has several
+    steps, but where the rates can be trained side by side (:class:`TrajectoryRows`).
     A loss that is not the same when computed again, on the first row, is logged as a warning.
 
     Args:
@@ -171,11 +183,11 @@ def probe_rows(
     if engine == "auto" and len(learning_rates) == 1:
         return probe(reference, engine="step", reason="one rate needs one step")
     line = passes.line_for(start, learning_rates, engine)
-    objection = None if line.is_verified else _objection(line, first)
+    objection = None if line.is_verified else passes.objection(rows[0], lambda _: first)
     if objection is None:
         probed = probe(lambda _, batches: line(learning_rates, *batches), engine="line", reason="")
         num_probed = len(probed.loss_pre)
-        objection = None if num_probed == 0 else _objection(line, draw(rows[num_probed - 1]))
+        objection = None if num_probed == 0 else passes.objection(rows[num_probed - 1], draw)
         if objection is None:
             which = "every row" if line.checks_every_row else "the first and the last row"
             reasons = (f"verified against real steps in {which}", line.contest.reason)
@@ -249,10 +261,6 @@ def _is_repeatable(start: Start, batch: Batch) -> bool:
     if not repeatable:
         logger.warning("The loss is not repeatable: from one state it is %.8g, then %.8g.", first, second)
     return repeatable
-
-
-def _objection(line: LineProbe, batches: Sequence[Batch] | None) -> str | None:
-    return "there is no data" if batches is None else line.objection(*batches)
 
 
 def _probe(

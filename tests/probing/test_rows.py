@@ -11,7 +11,7 @@ from autolr.param_groups import base_learning_rates
 from autolr.probing import rows
 from autolr.probing.objective import Objective
 from autolr.probing.random_state import ForkedRandomness
-from autolr.probing.rows import probe_rows
+from autolr.probing.rows import Passes, probe_rows
 from autolr.probing.start import Start
 from autolr.probing.state import preserved_state
 
@@ -69,6 +69,22 @@ def test_the_line_is_verified_on_the_first_and_the_last_row(start):
     probed = probe_rows(start, RATES, draw_from(start, 3, drawn), range(3), engine="auto")
     assert drawn == [0, 0, 1, 2, 2]
     assert probed.engine_reason == "verified against real steps in the first and the last row"
+
+
+def test_later_passes_verify_the_line_on_their_last_row_once(start):
+    drawn, passes = [], Passes()
+    draw = draw_from(start, 4, drawn)
+    for rates, chosen, expected in (
+        (RATES, range(3), [0, 0, 1, 2, 2]),
+        (RATES, range(3), [0, 0, 1, 2]),
+        (RATES, range(4), [0, 0, 1, 2, 3, 3]),
+    ):
+        probed = probe_rows(start, rates, draw, chosen, engine="auto", passes=passes)
+        assert drawn == expected
+        assert probed.engine in ("line", "batched")
+        drawn.clear()
+    exact = probe_rows(start, RATES, draw, range(4), engine="step")
+    np.testing.assert_allclose(probed.loss_post, exact.loss_post, rtol=1e-6)
 
 
 LOSSES = {
