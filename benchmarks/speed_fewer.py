@@ -69,14 +69,14 @@ def main() -> None:
     torch.set_num_threads(1)
     X, y = load_digits(return_X_y=True)
     images, labels = torch.tensor(X / 16.0, dtype=torch.float32), torch.tensor(y)
-    print("| optimizer, way | gradient evaluations | seconds | over naive | same pick | error |")
-    print("|---|---|---|---|---|---|")
+    print("| optimizer, way | probes | gradient evaluations | seconds | over naive | same pick | error |")
+    print("|---|---|---|---|---|---|---|")
     for training in (SGD, ADAMW):
         workload = Workload(SMALL, training, 32, 100)
         naive = naive_seconds(workload)
         exact: dict[int, autolr.TuningResult] = {}
         for way, options in WAYS.items():
-            evaluations, seconds, same, errors = [], [], 0, []
+            evaluations, probes, seconds, same, errors = [], [], [], 0, []
             for seed in SEEDS:
                 model, optimizer = warm(workload, images, labels)
                 tuner = autolr.AutoLRTuner(model, nn.CrossEntropyLoss(), optimizer, rng=seed)
@@ -95,10 +95,11 @@ def main() -> None:
                     exact.setdefault(seed, result)
                     same += result.get_best_lr() == exact[seed].get_best_lr()
                 evaluations.append(result.settings["num_evaluations"])
+                probes.append((~np.isnan(result.differentials.delta) & ~result.differentials.interpolated).sum())
                 errors.append(largest_error(result, exact[seed]))
             taken = statistics.median(seconds)
             print(
-                f"| {training.name}, {way} | {statistics.median(evaluations):.0f} | {taken:.2f} | {naive / taken:.1f}x"
+                f"| {training.name}, {way} | {statistics.median(probes):.0f} | {statistics.median(evaluations):.0f} | {taken:.2f} | {naive / taken:.1f}x"
                 f" | {same} of {len(SEEDS)} | {'' if options != WAYS['interpolate=True'] else f'{max(errors):.3f}'} |",
                 flush=True,
             )
