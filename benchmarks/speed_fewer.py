@@ -95,11 +95,12 @@ def main() -> None:
                     exact.setdefault(seed, result)
                     same += result.get_best_lr() == exact[seed].get_best_lr()
                 evaluations.append(result.settings["num_evaluations"])
-                probes.append((~np.isnan(result.differentials.delta) & ~result.differentials.interpolated).sum())
+                probes.append((~np.isnan(result.differentials.loss_post) & ~result.differentials.interpolated).sum())
                 errors.append(largest_error(result, exact[seed]))
             taken = statistics.median(seconds)
             print(
-                f"| {training.name}, {way} | {statistics.median(probes):.0f} | {statistics.median(evaluations):.0f} | {taken:.2f} | {naive / taken:.1f}x"
+                f"| {training.name}, {way} | {statistics.median(probes):.0f} | {statistics.median(evaluations):.0f}"
+                f" | {taken:.2f} | {naive / taken:.1f}x"
                 f" | {same} of {len(SEEDS)} | {'' if options != WAYS['interpolate=True'] else f'{max(errors):.3f}'} |",
                 flush=True,
             )
