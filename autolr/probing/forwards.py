@@ -211,11 +211,9 @@ class Forwards:
     def _try_batched(self, replay: Replay, rates: FloatArray, batch: Batch) -> None:
         """Try a few rates at once, and let it take part if that is right and not hopelessly slow."""
         weights = self._direction.origin
-        size = sum(weight.nbytes for weight in weights)
-        if len({(weight.device, weight.dtype) for weight in weights}) > 1:
-            return self._leave_out("batched", "the parameters differ in device or dtype")
-        if size > _MOST_BYTES.get(weights[0].device.type, _MOST_BYTES_ELSEWHERE):
-            return self._leave_out("batched", f"the parameters take {size / 2**20:.0f} MiB")
+        if reason := _obstacle_of(weights):
+            self._leave_out("batched", reason)
+            return
         self._chunks, self._low_rank = Chunks(weights[0]), LowRank(float(rates[-1]))
         self.contest = Contest("line", "batched") if self._engine == "auto" else Contest("batched")
         few = rates[np.linspace(0, len(rates) - 1, _FEW_RATES).astype(int)]
@@ -225,7 +223,6 @@ class Forwards:
         if self._engine == "auto" and at_once > _HOPELESS * in_turn:
             self._leave_out("batched", f"{at_once / in_turn:.1f} times slower at {_FEW_RATES} rates")
         self._compare = self._engine == "auto" and self._chunks is not None
-        return None
 
     def _keep_if_equal(
         self, name: str, rates: Sequence[float] | FloatArray, found: FloatArray, expected: FloatArray
@@ -252,6 +249,15 @@ class _Record:
 
     replay: Replay
     loss: float
+
+
+def _obstacle_of(weights: Sequence[torch.Tensor]) -> str | None:
+    """Return why weights are not worth stacking, or ``None``."""
+    if len({(weight.device, weight.dtype) for weight in weights}) > 1:
+        return "the parameters differ in device or dtype"
+    size = sum(weight.nbytes for weight in weights)
+    is_large = size > _MOST_BYTES.get(weights[0].device.type, _MOST_BYTES_ELSEWHERE)
+    return f"the parameters take {size / 2**20:.0f} MiB" if is_large else None
 
 
 def _summary(error: Exception) -> str:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from engine_cases import Case, classes, cross_entropy, mlp, probe, sgd
+from model_cases import TiedLanguageModel
 from torch import nn
 
 from autolr.probing import forwards, replay, stacked_calls
@@ -37,18 +38,9 @@ def test_weights_that_are_hoisted_are_not_moved(monkeypatch):
 
 
 def test_a_tied_weight_is_moved_though_one_use_of_it_is_hoisted():
-    class Tied(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embedding, self.head = nn.Embedding(7, 4), nn.Linear(4, 7, bias=False)
-            self.head.weight = self.embedding.weight
-
-        def forward(self, tokens):
-            return self.head(torch.tanh(self.embedding(tokens)))
-
     torch.manual_seed(0)
     tokens = [(torch.randint(7, (9,)), torch.randint(7, (9,))) for _ in range(2)]
-    case = case_of(Tied(), tokens)
+    case = case_of(TiedLanguageModel(), tokens)
     slow = probe(case, "step", RATES)
     for engine in ("line", "batched"):
         np.testing.assert_allclose(probe(case, engine, RATES).loss_post, slow.loss_post, rtol=2e-6)
