@@ -1,10 +1,12 @@
 """Every ``raise`` of the package is reached by a wrong call, which says what is wrong, and changes nothing."""
 
 import ast
+import contextlib
 import re
 from collections import Counter
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from harness import unchanged
@@ -49,19 +51,15 @@ def reached_by(error):
 
 @cache
 def caught(number):
-    """Return what a wrong call raises."""
+    """Return what a wrong call raises, in an empty folder of its own: some leave files behind."""
     call, *_ = WRONG[number]
-    with unchanged(MODEL, OPTIMIZER, scheduler=SCHEDULER, extra=X):
+    unchanged_objects = unchanged(MODEL, OPTIMIZER, scheduler=SCHEDULER, extra=X)
+    with TemporaryDirectory() as folder, contextlib.chdir(folder), unchanged_objects:
         try:
             call()
         except Exception as error:  # noqa: BLE001 (it is looked at)
             return error
     return None
-
-
-@pytest.fixture(autouse=True)
-def _in_a_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
